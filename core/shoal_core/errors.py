@@ -1,0 +1,121 @@
+"""Every error that Shoal raises, and how each crosses the wire.
+
+A class says who must act: `ConfigError` and `BadRequest` the caller, `NotFound`, `Forbidden`, `ObjectChanged` and
+`OriginError` whoever keeps the origin, `NodeGone`, `DeadlineExceeded` and `NoSpace` nobody at once (the client falls
+back), `Corrupt`, `ProtocolError` and `InvariantBroken` us. A miss is a value, never an exception. Where Python has a
+word for the case, the class is also that (`NotFound` is a `FileNotFoundError`), so that code written for files works.
+Each class has one wire code; a code that this version does not know arrives as a plain `ShoalError`.
+"""
+
+from __future__ import annotations
+
+
+class ShoalError(Exception):
+    """Base of all. `str(error)` is one line that names the URL, field or file."""
+
+    code = 1
+
+
+class ConfigError(ShoalError, ValueError):
+    """A configuration file, field or directory cannot be used as given."""
+
+    code = 2
+
+
+class BadRequest(ShoalError, ValueError):
+    """The call itself is wrong: unknown scheme, negative offset, unknown verb."""
+
+    code = 3
+
+
+class NotFound(ShoalError, FileNotFoundError):
+    """The origin has no such object."""
+
+    code = 4
+
+
+class Forbidden(ShoalError, PermissionError):
+    """The origin refused the node's credentials."""
+
+    code = 5
+
+
+class OriginError(ShoalError, OSError):
+    """The origin is unreachable, answered 5xx, or sent fewer bytes than it promised."""
+
+    code = 6
+
+
+class ObjectChanged(ShoalError, OSError):
+    """The object's version at the origin is no longer the one that was opened."""
+
+    code = 7
+
+
+class DeadlineExceeded(ShoalError, TimeoutError):
+    """The caller's deadline passed before the answer was there."""
+
+    code = 8
+
+
+class NodeGone(ShoalError, ConnectionError):
+    """The connection to the node ended in the middle of a call."""
+
+    code = 9
+
+
+class NoSpace(ShoalError, OSError):
+    """No slot can be had within quota: everything that could go is leased or pinned."""
+
+    code = 10
+
+
+class Corrupt(ShoalError, OSError):
+    """Bytes did not match their digests. The block was dropped; a retry reads it anew."""
+
+    code = 11
+
+
+class ProtocolError(ShoalError):
+    """A peer sent something that is not a valid frame or body."""
+
+    code = 12
+
+
+class Closed(ShoalError, ValueError):
+    """The object that was used had been closed."""
+
+    code = 13
+
+
+class UnknownObject(ShoalError):
+    """The node does not remember this fingerprint; resolve the URL again. Clients handle it themselves."""
+
+    code = 14
+
+
+class InvariantBroken(ShoalError, AssertionError):
+    """A bug in Shoal. The text carries the recent events of the key concerned."""
+
+    code = 15
+
+
+_BY_CODE: dict[int, type[ShoalError]] = {
+    cls.code: cls
+    for cls in (
+        ShoalError, ConfigError, BadRequest, NotFound, Forbidden, OriginError, ObjectChanged, DeadlineExceeded,
+        NodeGone, NoSpace, Corrupt, ProtocolError, Closed, UnknownObject, InvariantBroken,
+    )
+}  # fmt: skip
+
+
+def to_wire(error: BaseException) -> tuple[int, str]:
+    """(code, text) of any exception. What is not ours travels as code 1 with its class name in the text."""
+    if isinstance(error, ShoalError):
+        return error.code, str(error)
+    return ShoalError.code, f"{type(error).__name__}: {error}"
+
+
+def from_wire(code: int, text: str) -> ShoalError:
+    """The exception that `to_wire` described."""
+    return _BY_CODE.get(code, ShoalError)(text)

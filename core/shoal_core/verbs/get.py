@@ -1,0 +1,75 @@
+"""get: a batch of ranges of blocks. The only verb on the hot path.
+
+Each item is answered by itself: a grant (shared memory: where the block lies, leased to this client), inline bytes
+(whole pages that cover the range, their digests here, the bytes in the frame's payload, items in order), bypass (the
+node cannot hold the block now: read the origin), or an error. `ahead` names blocks that will be wanted soon: the node
+starts filling them and does not wait.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+KIND = 3
+
+SOURCE_DRAM, SOURCE_DISK, SOURCE_ORIGIN = 0, 1, 2
+SOURCE_NAMES = ("dram", "disk", "origin")
+
+
+class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    object: int
+    """Position in `fingerprints`."""
+    block: int
+    offset: int
+    length: int
+    """The range inside the block, bytes."""
+
+
+class Ahead(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    object: int
+    block: int
+    count: int
+
+
+class Request(msgspec.Struct, array_like=True, frozen=True):
+    fingerprints: list[bytes]
+    items: list[Item]
+    ahead: list[Ahead]
+    deadline_ms: int
+    inline: bool
+    """Bytes are wanted in the payload even where the door could grant."""
+
+
+class Grant(msgspec.Struct, array_like=True, frozen=True, tag=0, gc=False):
+    source: int
+    segment: int
+    offset: int
+    """Of the whole block in the segment."""
+    length: int
+    """Of the whole block."""
+    entry: int
+    generation: int
+
+
+class Inline(msgspec.Struct, array_like=True, frozen=True, tag=1, gc=False):
+    source: int
+    page: int
+    """The first page sent."""
+    length: int
+    """Bytes of this item in the payload."""
+    digests: bytes
+    entry: int
+    generation: int
+
+
+class Bypass(msgspec.Struct, array_like=True, frozen=True, tag=2, gc=False):
+    reason: str
+
+
+class Failed(msgspec.Struct, array_like=True, frozen=True, tag=3, gc=False):
+    code: int
+    text: str
+
+
+class Reply(msgspec.Struct, array_like=True, frozen=True):
+    items: list[Grant | Inline | Bypass | Failed]

@@ -1,0 +1,36 @@
+"""hello: the first frame of every connection. Says who the client is and which of its two connections this is.
+
+A client has one `events` connection, on which the node asks (revoke) and whose end means that the client is gone, and
+any number of `requests` connections. Leases belong to the client, so grants are given only while its events connection
+stands.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+KIND = 1
+
+REQUESTS = "requests"
+EVENTS = "events"
+
+
+class Request(msgspec.Struct, array_like=True, frozen=True):
+    client: bytes
+    """16 random bytes, drawn once per client object and process."""
+    role: str
+    """`requests` or `events`."""
+    process: str
+    """Shown by `shoal top`: program name and pid."""
+
+
+class Reply(msgspec.Struct, array_like=True, frozen=True):
+    node: str
+    epoch: int
+    block_size_bytes: int
+    leased_bytes_max: int
+    grants: bool
+    """Whether this door can pass descriptors, so that `get` may answer with grants."""
+    pid: int
+    origin_environment: str
+    """Digest of the origin settings the node was started with, to tell a client that its own differ."""
