@@ -1,0 +1,1 @@
+"""The cache node: one process that publishes its memory."""

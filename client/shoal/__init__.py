@@ -1,0 +1,1 @@
+"""Shoal, a distributed cache for machine learning."""
