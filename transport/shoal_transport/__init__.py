@@ -1,1 +1,1 @@
-"""Both ends of each wire."""
+"""Both ends of every door between a client and a node: memory, Unix socket, TCP."""

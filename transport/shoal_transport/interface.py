@@ -1,0 +1,81 @@
+"""What a door is: a `Channel` for the client's end, a `Connection` for the node's end, a `Listener` that makes them.
+
+A channel carries one call at a time: `call` sends a frame and returns the reply's header and body; if the header
+announces a payload, the caller receives all of it (`receive_into`, `receive`) before the next call. Payload bytes go
+from the sender's views to the receiver's views; a door adds no copy of its own in Python. Every wait of a channel ends
+at the deadline it was given. A channel on which anything went wrong is broken for good: its owner closes it and opens
+another, because what is still under way on it can no longer be told from what comes next.
+
+The node's end waits for requests without a deadline (an idle client is no fault) and is ended by `close`; its sends
+are bounded by SEND_STALL_S, so that a client that stops reading cannot hold a lease for ever.
+
+tests/contract/test_transport.py holds every door to this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from shoal_core.frame import Header
+
+SEND_STALL_S = 30.0
+"""A node's send that makes no progress for this long ends the connection."""
+
+
+class Channel(Protocol):
+    """Client's end. Not thread-safe: one owner at a time."""
+
+    door: str
+    """`memory`, `unix` or `tcp`."""
+    broken: bool
+
+    def call(self, kind: int, body: bytes, deadline: float, descriptors: int = 0) -> tuple[Header, bytes]:
+        """Send one frame, wait for its reply. `deadline` is on the monotonic clock, seconds.
+
+        With `descriptors`, that many may come with the reply: see `take_descriptors`.
+        Raises NodeGone, DeadlineExceeded, ProtocolError; the channel is broken after each.
+        """
+        ...
+
+    def receive_into(self, view: memoryview, deadline: float) -> None:
+        """Fill `view` with the next bytes of the payload."""
+        ...
+
+    def receive(self, size: int, deadline: float) -> bytes:
+        """The next `size` bytes of the payload, as one bytes object that was received into directly."""
+        ...
+
+    def take_descriptors(self) -> list[int]:
+        """Descriptors that came with the last reply; the caller owns them."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Connection(Protocol):
+    """Node's end of one channel. `receive` belongs to one thread; `close` may be called from any."""
+
+    door: str
+    grants: bool
+    """Whether descriptors can be passed, so that shared memory can be granted."""
+
+    def receive(self) -> tuple[Header, bytes] | None:
+        """The next frame, or None when the peer has gone or the connection was closed. ProtocolError on garbage."""
+        ...
+
+    def send(self, frame: bytes, payload: Sequence[memoryview] = (), descriptors: Sequence[int] = ()) -> None:
+        """Send one frame and its payload straight from the views. NodeGone when the peer has gone."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Listener(Protocol):
+    address: str
+
+    def accept(self) -> Connection | None:
+        """The next connection, or None once closed."""
+        ...
+
+    def close(self) -> None: ...
