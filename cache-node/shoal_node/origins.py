@@ -1,0 +1,96 @@
+"""Reads from origins: object stores, web servers, local files, and whatever fsspec knows.
+
+`Origins` picks the source by the URL's scheme, bounds every call by the caller's time, and copies what arrived into
+the slots it was given. The copy is the only one on our side of the store library; it is done only when the whole
+answer is there and was checked, in the event loop's thread, so that no late answer can write into a slot that was
+given away in the meantime. Whoever calls decides what is fetched when, how many at once, and what to do on an error.
+
+URLs: `s3://bucket/key`, `gs://bucket/key`, `az://container/key`, `http(s)://host/path`, `file:///absolute/path`. The
+key is what follows the slash, taken verbatim: '%', '#', '?' and spaces are themselves, except in http URLs, which
+follow the web's rules. Any other scheme is tried with fsspec.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from shoal_core.errors import BadRequest, DeadlineExceeded
+from shoal_node.origins_fsspec import FsspecSource
+from shoal_node.origins_interface import ObjectMeta, Source, shown
+from shoal_node.origins_obstore import ObstoreSource, can_read
+
+__all__ = ["ObjectMeta", "Origins"]
+
+RETRY_COUNT_MAX = 3
+"""Repeats of one request, with backoff and jitter, all inside the caller's time."""
+
+
+class Origins:
+    """All origins of one node. Used from one event loop; any number of calls at once."""
+
+    def __init__(self, settings: Mapping[str, Mapping[str, str]], *, retry_count_max: int = RETRY_COUNT_MAX) -> None:
+        self._obstore = ObstoreSource(settings, retry_count_max=retry_count_max)
+        self._fsspec = FsspecSource(settings)
+
+    def _source(self, url: str) -> Source:
+        scheme, separator, _ = url.partition("://")
+        scheme = scheme.lower()
+        if not separator:
+            raise BadRequest(f"{shown(url)!r} is not a URL: expected scheme://..., such as s3://bucket/key")
+        if scheme.startswith("shoal"):
+            raise BadRequest(f"{shown(url)}: an origin cannot be a Shoal URL; name the store itself")
+        return self._obstore if can_read(url) else self._fsspec
+
+    async def head(self, url: str, *, timeout_s: float) -> ObjectMeta:
+        """Size and version of the object as it is now."""
+        source = self._source(url)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await source.head(url)
+        except TimeoutError as error:
+            raise _late(error, url, timeout_s) from None
+
+    async def fetch(self, meta: ObjectMeta, offset: int, into: Sequence[memoryview], *, timeout_s: float) -> None:
+        """Fill the writable byte views one after the other with this version's bytes from `offset` on."""
+        length = sum(len(view) for view in into)
+        if offset < 0 or offset + length > meta.size:
+            raise BadRequest(
+                f"{shown(meta.url)}: bytes {offset} to {offset + length} of an object of {meta.size} bytes"
+            )
+        if length == 0:
+            return
+        source = self._source(meta.url)
+        try:
+            async with asyncio.timeout(timeout_s):
+                got = await source.fetch(meta, offset, length)
+        except TimeoutError as error:
+            raise _late(error, meta.url, timeout_s) from None
+        start = 0
+        for view in into:
+            view[:] = got[start : start + len(view)]
+            start += len(view)
+
+    async def list(self, url: str, *, timeout_s: float) -> AsyncIterator[list[ObjectMeta]]:
+        """Every object below the prefix, recursively, in chunks. The time bounds each chunk, not the whole."""
+        chunks = aiter(self._source(url).list(url))
+        while True:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                raise _late(error, url, timeout_s) from None
+            yield chunk
+
+    async def close(self) -> None:
+        """Forget connections. Closing twice is fine."""
+        await self._obstore.close()
+        await self._fsspec.close()
+
+
+def _late(error: TimeoutError, url: str, timeout_s: float) -> DeadlineExceeded:
+    if isinstance(error, DeadlineExceeded):
+        return error
+    return DeadlineExceeded(f"{shown(url)}: the origin did not answer within {timeout_s:g} s")
