@@ -1,0 +1,83 @@
+"""Who goes first: the order in which the entries of one (space, class) of one tier are evicted.
+
+The caller asks for a `victim`, which stays where it is, and then says `evict` (dropped to make room: the policy may
+remember it) or `remove` (gone for any other reason). `skip` is the caller's word that an entry cannot go now, because
+it is leased or in transfer; a skipped entry moves to the far end of its queue, as one in use should, and after
+`limits.VICTIM_SKIPS_MAX` of them the answer is None: not now. Asking again goes on with others.
+
+Times are whole seconds of the caller's clock and never run backwards; nothing here reads a clock. Every policy takes
+a TTL, which needs no policy of its own: what has expired is asked for apart from victims.
+"""
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from shoal_core.queues import Links, Timed
+from shoal_core.s3fifo import S3Fifo
+from shoal_core.scan import Scan
+
+PolicyName = Literal["s3fifo", "epoch", "pin"]
+
+
+class Policy(Protocol):
+    """What a tier asks of an order of eviction."""
+
+    def __len__(self) -> int: ...
+    def insert(self, entry: int, key_hash: int, now_s: int) -> None:
+        """`key_hash` is 64 bits of the key, the same for the same key always."""
+        ...
+
+    def touch(self, entry: int, count: int = 1) -> None: ...
+    def remove(self, entry: int) -> None: ...
+    def evict(self, entry: int, key_hash: int) -> None:
+        """Removes a victim, and remembers its key where that tells a returning block from a new one."""
+        ...
+
+    def victim(self, skip: Callable[[int], bool]) -> int | None: ...
+    def oldest_s(self) -> int | None:
+        """When the likely next victim was queued: the policy that answers the earliest time gives way first."""
+        ...
+
+    def expired(self, now_s: int, count_max: int = 256) -> list[int]:
+        """Entries older than the TTL, oldest first; the caller removes them. O(1) when there are none."""
+        ...
+
+
+class Pin(Timed):
+    """'pin': nothing ever makes room; a full space refuses newcomers."""
+
+    __slots__ = ("_length",)
+
+    def __init__(self, links: Links, ttl_s: int | None = None) -> None:
+        super().__init__(links, ttl_s)
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def insert(self, entry: int, key_hash: int, now_s: int) -> None:  # noqa: ARG002
+        self._length += 1
+        if self._births is not None:
+            self._birth(self._births, entry, now_s)
+
+    def touch(self, entry: int, count: int = 1) -> None:
+        pass
+
+    def remove(self, entry: int) -> None:
+        self._length -= 1
+        if self._births is not None:
+            self._births.drop(entry)
+
+    def evict(self, entry: int, key_hash: int) -> None:  # noqa: ARG002
+        self.remove(entry)
+
+    def victim(self, skip: Callable[[int], bool]) -> int | None:  # noqa: ARG002
+        return None
+
+    def oldest_s(self) -> int | None:
+        return None
+
+
+def policy(name: PolicyName, links: Links, ttl_s: int | None = None) -> Policy:
+    """The policy that a space's configuration names."""
+    return {"s3fifo": S3Fifo, "epoch": Scan, "pin": Pin}[name](links, ttl_s)

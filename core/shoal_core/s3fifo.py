@@ -1,0 +1,102 @@
+"""S3-FIFO: three queues, small (a tenth), main, and the keys of those that small dropped.
+
+Juncheng Yang, Yazhuo Zhang, Ziyue Qiu, Yao Yue, K. V. Rashmi: "FIFO queues are all you need for cache eviction", SOSP
+2023. A newcomer waits in small, and goes on to main only if it is touched more than once there; one that was dropped
+shortly before (a ghost) goes to main at once. Main gives each entry as many more rounds as it was touched, up to three.
+A touch moves nothing, so hits cost next to nothing, and one pass over cold data cannot push out what is read often.
+Since the number of slots of a class changes, a tenth is taken of the entries that are present.
+"""
+
+from collections.abc import Callable
+
+from shoal_core import limits
+from shoal_core.ghosts import Ghosts
+from shoal_core.queues import COUNT, SECOND, Links, Queue, Timed
+
+PASSES_MAX = 256
+"""Entries that one `victim` may give another round because they were touched; then the next that can go, goes.
+A decision stays near 100 us even when every entry of a full tier was touched."""
+
+
+class S3Fifo(Timed):
+    """The policy described above."""
+
+    __slots__ = ("_ghosts", "_main", "_now_s", "_small")
+
+    def __init__(self, links: Links, ttl_s: int | None = None) -> None:
+        super().__init__(links, ttl_s)
+        self._small = Queue(links.previous, links.next)
+        self._main = Queue(links.previous, links.next)
+        self._ghosts: Ghosts | None = None
+        self._now_s = 0
+
+    def __len__(self) -> int:
+        return self._small.length + self._main.length
+
+    def insert(self, entry: int, key_hash: int, now_s: int) -> None:
+        self._now_s = self._queued_s[entry] = now_s
+        if self._ghosts is not None and self._ghosts.take(key_hash, len(self)):
+            self._mark[entry] = SECOND
+            self._main.push(entry)
+        else:
+            self._mark[entry] = 0
+            self._small.push(entry)
+        if self._births is not None:
+            self._birth(self._births, entry, now_s)
+
+    def touch(self, entry: int, count: int = 1) -> None:
+        mark = self._mark[entry]
+        if mark & COUNT != COUNT:
+            self._mark[entry] = mark & SECOND | min((mark & COUNT) + count, COUNT)
+
+    def remove(self, entry: int) -> None:
+        (self._main if self._mark[entry] & SECOND else self._small).drop(entry)
+        if self._births is not None:
+            self._births.drop(entry)
+
+    def evict(self, entry: int, key_hash: int) -> None:
+        if not self._mark[entry] & SECOND:
+            if self._ghosts is None or self._ghosts.capacity < len(self):
+                self._ghosts = Ghosts(len(self))
+            self._ghosts.add(key_hash)
+        self.remove(entry)
+
+    def victim(self, skip: Callable[[int], bool]) -> int | None:
+        mark, small, main = self._mark, self._small, self._main
+        skips = min(limits.VICTIM_SKIPS_MAX, len(self))
+        passes = PASSES_MAX
+        half = skips // 2
+        while skips:
+            queue = self._source()
+            if skips <= half:
+                # One queue seems to be in use as a whole: try the other.
+                queue = (main if queue is small else small) if small.length and main.length else queue
+            entry = queue.tail
+            count = mark[entry] & COUNT
+            if passes and queue is small and count > 1:
+                passes -= 1
+                mark[entry] = SECOND
+                self._move(entry, small, main)
+            elif passes and queue is main and count:
+                passes -= 1
+                mark[entry] -= 1
+                self._move(entry, main, main)
+            elif skip(entry):
+                skips -= 1
+                self._move(entry, queue, queue)
+            else:
+                return entry
+        return None
+
+    def oldest_s(self) -> int | None:
+        return self._queued_s[self._source().tail] if len(self) else None
+
+    def _source(self) -> Queue:
+        """The queue to evict from: small while it has its tenth."""
+        small, main = self._small, self._main
+        return small if small.length * 9 >= main.length and small.length else main
+
+    def _move(self, entry: int, source: Queue, target: Queue) -> None:
+        source.drop(entry)
+        target.push(entry)
+        self._queued_s[entry] = self._now_s
