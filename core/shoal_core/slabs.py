@@ -16,7 +16,7 @@ the caller's policy, and so is what the bytes in a slot mean.
 
 import bisect
 from array import array
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from shoal_core import limits
 from shoal_core.errors import InvariantBroken
@@ -85,7 +85,7 @@ class _Pool:
 
     __slots__ = ("class_index", "current", "empty", "name", "partial", "slot_bytes", "slot_count", "space")
 
-    def __init__(self, space: _Space, name: Hashable, class_index: int, slot_bytes: int, slot_count: int) -> None:
+    def __init__(self, space: _Space, name: int, class_index: int, slot_bytes: int, slot_count: int) -> None:
         self.space = space
         self.name = name
         self.class_index = class_index
@@ -99,7 +99,7 @@ class _Pool:
 
 
 class Slabs:
-    """All slabs of one tier. A space is any hashable name."""
+    """All slabs of one tier. A space is a number of the caller's."""
 
     def __init__(self, slab_bytes: int, classes: Sequence[int]) -> None:
         if list(classes) != sorted(set(classes)) or not classes or not 0 < classes[0] <= classes[-1] <= slab_bytes:
@@ -116,7 +116,7 @@ class Slabs:
         self._flags: list[bytearray] = []
         self._freed: list[array[int]] = []
         self._unassigned: dict[int, None] = {}
-        self._spaces: dict[Hashable, _Space] = {}
+        self._spaces: dict[int, _Space] = {}
 
     def class_of(self, size: int) -> int:
         return class_of(self.classes, size)
@@ -142,7 +142,7 @@ class Slabs:
     def unassigned_count(self) -> int:
         return len(self._unassigned)
 
-    def assign(self, space: Hashable, class_index: int, slab: int | None = None) -> int | None:
+    def assign(self, space: int, class_index: int, slab: int | None = None) -> int | None:
         """Gives an unassigned slab (or the one named, at recovery) to (space, class); None if there is none."""
         if slab is None:
             if not self._unassigned:
@@ -179,7 +179,7 @@ class Slabs:
         if not space.slab_count:
             del self._spaces[pool.name]
 
-    def assignment(self, slab: int) -> tuple[Hashable, int] | None:
+    def assignment(self, slab: int) -> tuple[int, int] | None:
         """(space, class) of a slab, None while it is unassigned."""
         pool = self._pools[slab]
         return None if pool is None else (pool.name, pool.class_index)
@@ -191,29 +191,29 @@ class Slabs:
         """Used slots of a slab."""
         return self._used[slab]
 
-    def empty_slabs(self, space: Hashable) -> list[int]:
+    def empty_slabs(self, space: int) -> list[int]:
         """Slabs of a space that `release` would take."""
         owner = self._spaces.get(space)
         return [] if owner is None else [slab for pool in owner.pools.values() for slab in pool.empty]
 
-    def slabs_of(self, space: Hashable, class_index: int | None = None) -> Iterator[int]:
+    def slabs_of(self, space: int, class_index: int | None = None) -> Iterator[int]:
         """All slabs of a space, or of one of its classes. Reads every slab's row: for seldom decisions."""
         for slab, pool in enumerate(self._pools):
             if pool is not None and pool.name == space and class_index in (None, pool.class_index):
                 yield slab
 
-    def space_slab_count(self, space: Hashable) -> int:
+    def space_slab_count(self, space: int) -> int:
         owner = self._spaces.get(space)
         return 0 if owner is None else owner.slab_count
 
-    def space_used_bytes(self, space: Hashable) -> int:
+    def space_used_bytes(self, space: int) -> int:
         """Bytes of the used slots of a space, whole slots counted."""
         owner = self._spaces.get(space)
         return 0 if owner is None else owner.used_bytes
 
     # Slots
 
-    def take(self, space: Hashable, class_index: int) -> int | None:
+    def take(self, space: int, class_index: int) -> int | None:
         """A free slot of the slabs assigned to (space, class); None when another slab must be assigned first."""
         owner = self._spaces.get(space)
         pool = None if owner is None else owner.pools.get(class_index)
@@ -304,7 +304,7 @@ class Slabs:
             raise InvariantBroken(f"slab {slab} is not assigned")
         return pool
 
-    def _pool(self, space: Hashable, class_index: int) -> _Pool:
+    def _pool(self, space: int, class_index: int) -> _Pool:
         owner = self._spaces.get(space)
         if owner is None:
             owner = self._spaces[space] = _Space()

@@ -11,6 +11,7 @@ from shoal_core import limits, slabs
 from shoal_core.errors import InvariantBroken
 
 MIB = 1 << 20
+A, B = 1, 2
 DRAM = slabs.slot_classes(16 * MIB, 4 * MIB, 512, 4096, 64)
 DISK = slabs.slot_classes(16 * MIB, 4 * MIB, 4096, 4096)
 SMALL = (1000, 2500, 5000)
@@ -104,117 +105,117 @@ def test_classes_that_cannot_be():
 
 def test_take_needs_an_assigned_slab_and_ends_when_it_is_full():
     table = small_slabs()
-    assert table.take("a", 1) is None
-    assert table.assign("a", 1) == 0
-    assert table.assign("a", 1) is None
-    slots = [table.take("a", 1) for _ in range(4)]
+    assert table.take(A, 1) is None
+    assert table.assign(A, 1) == 0
+    assert table.assign(A, 1) is None
+    slots = [table.take(A, 1) for _ in range(4)]
     assert slots == [0, 1, 2, 3]
-    assert table.take("a", 1) is None
-    assert table.take("a", 0) is None
-    assert table.take("b", 1) is None
+    assert table.take(A, 1) is None
+    assert table.take(A, 0) is None
+    assert table.take(B, 1) is None
     assert table.locate(3) == (0, 7500)
     assert table.slot_bytes(3) == 2500
     assert table.class_of(2500) == 1
     table.free(2)
-    assert table.take("a", 1) == 2
+    assert table.take(A, 1) == 2
 
 
 def test_slot_numbers_carry_their_slab():
     table = small_slabs(3)
     for _ in range(3):
-        table.assign("a", 2)
-    slots = {table.take("a", 2) for _ in range(6)}
+        table.assign(A, 2)
+    slots = {table.take(A, 2) for _ in range(6)}
     assert slots == {slab * 2**20 + index for slab in range(3) for index in range(2)}
     assert table.locate(2 * 2**20 + 1) == (2, 5000)
 
 
 def test_bytes_are_counted_per_space():
     table = small_slabs(2)
-    table.assign("a", 0)
-    table.assign("b", 1)
-    first = table.take("a", 0)
-    table.take("b", 1)
-    table.take("b", 1)
-    assert (table.used_bytes, table.space_used_bytes("a"), table.space_used_bytes("b")) == (6000, 1000, 5000)
+    table.assign(A, 0)
+    table.assign(B, 1)
+    first = table.take(A, 0)
+    table.take(B, 1)
+    table.take(B, 1)
+    assert (table.used_bytes, table.space_used_bytes(A), table.space_used_bytes(B)) == (6000, 1000, 5000)
     assert first is not None
     table.free(first)
-    assert (table.used_bytes, table.space_used_bytes("a")) == (5000, 0)
-    assert table.space_used_bytes("nobody") == 0
-    assert (table.space_slab_count("a"), table.space_slab_count("nobody")) == (1, 0)
+    assert (table.used_bytes, table.space_used_bytes(A)) == (5000, 0)
+    assert table.space_used_bytes(3) == 0
+    assert (table.space_slab_count(A), table.space_slab_count(3)) == (1, 0)
 
 
 def test_an_empty_slab_is_released_and_serves_another_class():
     table = small_slabs(2)
-    slab = table.assign("a", 0)
+    slab = table.assign(A, 0)
     assert slab is not None
-    slot = table.take("a", 0)
+    slot = table.take(A, 0)
     assert slot is not None
-    assert table.empty_slabs("a") == []
+    assert table.empty_slabs(A) == []
     assert not table.is_empty(slab)
     with pytest.raises(InvariantBroken, match="1 used slots"):
         table.release(slab)
     table.free(slot)
-    assert table.empty_slabs("a") == [slab]
+    assert table.empty_slabs(A) == [slab]
     assert table.is_empty(slab)
-    assert table.assignment(slab) == ("a", 0)
+    assert table.assignment(slab) == (A, 0)
     table.release(slab)
     assert table.assignment(slab) is None
-    assert table.empty_slabs("a") == []
+    assert table.empty_slabs(A) == []
     assert table.unassigned_count == table.slab_count == 2
-    assert table.take("a", 0) is None
-    assert table.assign("b", 2) == slab
-    assert list(table.slabs_of("b")) == list(table.slabs_of("b", 2)) == [slab]
-    assert list(table.slabs_of("b", 0)) == list(table.slabs_of("a")) == []
+    assert table.take(A, 0) is None
+    assert table.assign(B, 2) == slab
+    assert list(table.slabs_of(B)) == list(table.slabs_of(B, 2)) == [slab]
+    assert list(table.slabs_of(B, 0)) == list(table.slabs_of(A)) == []
 
 
 def test_releasing_another_slab_than_the_one_in_use_changes_nothing_for_take():
     table = small_slabs(2)
-    table.assign("a", 2)
-    table.assign("a", 2)
-    slot = table.take("a", 2)
+    table.assign(A, 2)
+    table.assign(A, 2)
+    slot = table.take(A, 2)
     assert slot is not None
     used = slot >> 20
     table.release(1 - used)
-    assert table.space_slab_count("a") == 1
-    assert table.take("a", 2) is not None
-    assert table.take("a", 2) is None
+    assert table.space_slab_count(A) == 1
+    assert table.take(A, 2) is not None
+    assert table.take(A, 2) is None
 
 
 def test_restore_in_any_order():
     table = small_slabs()
-    table.assign("a", 0, slab=0)
+    table.assign(A, 0, slab=0)
     for index in (7, 2, 3):
         table.restore(index)
     assert list(table.used_slots(0)) == [2, 3, 7]
     assert table.used_count(0) == 3
-    assert {table.take("a", 0) for _ in range(7)} == {0, 1, 4, 5, 6, 8, 9}
-    assert table.take("a", 0) is None
+    assert {table.take(A, 0) for _ in range(7)} == {0, 1, 4, 5, 6, 8, 9}
+    assert table.take(A, 0) is None
 
 
 def test_a_restored_slot_that_is_freed_again_is_handed_out_once():
     table = small_slabs()
-    table.assign("a", 0, slab=0)
+    table.assign(A, 0, slab=0)
     table.restore(5)
     table.restore(1)
     table.free(1)
-    assert sorted(table.take("a", 0) or 0 for _ in range(9)) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
-    assert table.take("a", 0) is None
+    assert sorted(table.take(A, 0) or 0 for _ in range(9)) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+    assert table.take(A, 0) is None
 
 
 def test_restore_can_fill_a_slab():
     table = small_slabs()
-    table.assign("a", 2, slab=0)
+    table.assign(A, 2, slab=0)
     table.restore(1)
     table.restore(0)
-    assert table.take("a", 2) is None
+    assert table.take(A, 2) is None
     table.free(0)
-    assert table.take("a", 2) == 0
+    assert table.take(A, 2) == 0
 
 
 @pytest.mark.parametrize("slot", [3, 10, 2**20, 5 * 2**20])
 def test_restore_refuses_what_a_damaged_table_says(slot: int):
     table = small_slabs(2)
-    table.assign("a", 0, slab=0)
+    table.assign(A, 0, slab=0)
     table.restore(3)
     with pytest.raises(ValueError, match=f"slot {slot} is"):
         table.restore(slot)
@@ -222,9 +223,9 @@ def test_restore_refuses_what_a_damaged_table_says(slot: int):
 
 def test_bugs_of_the_caller_are_told():
     table = small_slabs(2)
-    table.assign("a", 0, slab=1)
+    table.assign(A, 0, slab=1)
     with pytest.raises(InvariantBroken, match="not one of the unassigned"):
-        table.assign("a", 0, slab=1)
+        table.assign(A, 0, slab=1)
     with pytest.raises(InvariantBroken, match="not used"):
         table.free(2**20)
     with pytest.raises(InvariantBroken, match="not used"):
@@ -236,9 +237,9 @@ def test_bugs_of_the_caller_are_told():
 
 def test_slots_may_be_freed_while_they_are_listed():
     table = small_slabs()
-    table.assign("a", 0)
+    table.assign(A, 0)
     for _ in range(10):
-        table.take("a", 0)
+        table.take(A, 0)
     for slot in table.used_slots(0):
         table.free(slot)
     assert table.is_empty(0)
@@ -249,8 +250,8 @@ def test_memory_per_slot_is_at_most_five_bytes():
     for size, width in ((1024, 2), (128, 4)):
         table = slabs.Slabs(16 * MIB, (size,))
         table.add_slab()
-        table.assign("a", 0)
-        slots = [table.take("a", 0) for _ in range(16 * MIB // size)]
+        table.assign(A, 0)
+        slots = [table.take(A, 0) for _ in range(16 * MIB // size)]
         for slot in slots[1:]:
             assert slot is not None
             table.free(slot)
@@ -265,8 +266,8 @@ class SlabsAgainstSets(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.table = small_slabs()
-        self.used: dict[int, tuple[str, int]] = {}
-        self.assigned: dict[int, tuple[str, int]] = {}
+        self.used: dict[int, tuple[int, int]] = {}
+        self.assigned: dict[int, tuple[int, int]] = {}
         self.slabs = 1
 
     @rule()
@@ -275,8 +276,8 @@ class SlabsAgainstSets(RuleBasedStateMachine):
             assert self.table.add_slab() == self.slabs
             self.slabs += 1
 
-    @rule(space=st.sampled_from("ab"), index=st.integers(0, 2))
-    def assign(self, space: str, index: int) -> None:
+    @rule(space=st.sampled_from((A, B)), index=st.integers(0, 2))
+    def assign(self, space: int, index: int) -> None:
         slab = self.table.assign(space, index)
         if slab is None:
             assert len(self.assigned) == self.slabs
@@ -284,8 +285,8 @@ class SlabsAgainstSets(RuleBasedStateMachine):
             assert slab not in self.assigned
             self.assigned[slab] = (space, index)
 
-    @rule(space=st.sampled_from("ab"), index=st.integers(0, 2))
-    def take(self, space: str, index: int) -> None:
+    @rule(space=st.sampled_from((A, B)), index=st.integers(0, 2))
+    def take(self, space: int, index: int) -> None:
         slot = self.table.take(space, index)
         mine = [slab for slab, owner in self.assigned.items() if owner == (space, index)]
         held = sum(owner == (space, index) for owner in self.used.values())
@@ -313,8 +314,8 @@ class SlabsAgainstSets(RuleBasedStateMachine):
             self.table.restore(slot)
             self.used[slot] = self.assigned[slab]
 
-    @rule(space=st.sampled_from("ab"))
-    def release_all_empty(self, space: str) -> None:
+    @rule(space=st.sampled_from((A, B)))
+    def release_all_empty(self, space: int) -> None:
         busy = {slot >> 20 for slot in self.used}
         empty = {slab for slab, owner in self.assigned.items() if owner[0] == space and slab not in busy}
         assert set(self.table.empty_slabs(space)) == empty
@@ -325,7 +326,7 @@ class SlabsAgainstSets(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         assert self.table.used_bytes == sum(SMALL[owner[1]] for owner in self.used.values())
-        for space in "ab":
+        for space in (A, B):
             mine = sum(SMALL[owner[1]] for owner in self.used.values() if owner[0] == space)
             assert self.table.space_used_bytes(space) == mine
             assert self.table.space_slab_count(space) == sum(o[0] == space for o in self.assigned.values())
