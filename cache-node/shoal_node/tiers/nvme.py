@@ -13,6 +13,7 @@ Errors of the disk are OSErrors for the caller to count; the slot concerned then
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -59,6 +60,8 @@ class NvmeTier:
         self._payload = PayloadFiles(path, io, slab_bytes, layout.slabs_per_segment)
         self._tables = Tables(path, io, slab_bytes, classes, layout.slabs_per_segment)
         self._slabs: dict[int, Slab] = {}
+        self._failed: dict[int, int] = {}
+        """Slabs whose last assignment failed, and the errno."""
         self._idle = threading.Condition()
         self._calls_running = 0
         self._closed = False
@@ -81,13 +84,22 @@ class NvmeTier:
                 yield from records
 
     def assign(self, slab: int, class_index: int) -> None:
-        """Cut the slab into slots of a class; what it held is gone. OSError (ENOSPC) when the disk is full."""
+        """Cut the slab into slots of a class; what it held is gone. OSError (ENOSPC) when the disk is full.
+
+        After an OSError every use of the slab fails with the same, until it can be assigned.
+        """
         if not 0 <= slab < self.slab_count:
             raise InvariantBroken(f"slab {slab} of {self.slab_count}")
         with self._running():
-            self._payload.allocate(slab)
-            self._tables.allocate(slab, class_index)
-            self._slabs[slab] = self._tables.assign(slab, class_index)
+            self._slabs.pop(slab, None)
+            try:
+                self._payload.allocate(slab)
+                self._tables.allocate(slab, class_index)
+                self._slabs[slab] = self._tables.assign(slab, class_index)
+            except OSError as error:
+                self._failed[slab] = error.errno or errno.EIO
+                raise
+            self._failed.pop(slab, None)
 
     def write(self, record: Record, payload: memoryview) -> None:
         """Put a block into its slot."""
@@ -141,6 +153,8 @@ class NvmeTier:
     def _locate(self, slot: int, size: int) -> tuple[Slab, int]:
         number, index = divmod(slot, SLAB_SLOTS_MAX)
         slab = self._slabs.get(number)
+        if slab is None and number in self._failed:
+            raise OSError(self._failed[number], f"slab {number} could not be assigned")
         if slab is None or size > slab.slot_bytes or (index + 1) * slab.slot_bytes > self._slab_bytes:
             raise InvariantBroken(f"slot {slot} for {size} bytes: no such slot is assigned")
         return slab, index * slab.slot_bytes
