@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check coverage bench lock clean
 
 PYTHON := .venv/bin/python
 SOURCE ?=
@@ -15,6 +15,7 @@ help:
 	@echo "make demo [SOURCE=dir-or-url]  train a small model on data read through the cache"
 	@echo "make test [ARGS='-k name']     all tests, with a real S3 server"
 	@echo "make check                     format, lint, types, import contracts, rules of the repository"
+	@echo "make coverage                  the tests of the core, and which of its lines and branches they miss"
 	@echo "make bench [ARGS=...]          the benchmarks, each against its baseline"
 	@echo "make lock                      resolve the locks anew"
 	@echo "make clean                     remove .venv and what the tools left here"
@@ -31,6 +32,11 @@ test:
 check:
 	@tools/environment dev
 	@tools/check
+
+coverage:
+	@tools/environment dev
+	@$(PYTHON) -m coverage run --source=shoal_core --data-file=.coverage -m pytest -q tests/core
+	@$(PYTHON) -m coverage report --data-file=.coverage --show-missing --skip-covered
 
 bench:
 	@tools/environment dev
