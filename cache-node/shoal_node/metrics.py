@@ -220,10 +220,10 @@ def _gauge_rows(gauges: Gauges) -> Iterator[tuple[str, str, tuple[str, ...], Row
         "Bytes a space holds, and its quota if it has one",
         ("space", "kind"),
         [
-            row
+            ((name, kind), value)
             for name, space in spaces
-            for row in (((name, "used"), space.used_bytes), ((name, "quota"), space.quota_bytes))
-            if row[1] is not None
+            for kind, value in (("used", space.used_bytes), ("quota", space.quota_bytes))
+            if value is not None
         ],
     )
     for attribute, text in (
