@@ -35,7 +35,7 @@ check:
 
 coverage:
 	@tools/environment dev
-	@$(PYTHON) -m coverage run --source=shoal_core --data-file=.coverage -m pytest -q tests/core
+	@$(PYTHON) -m coverage run --source=shoal_core --data-file=.coverage -m pytest -q tests/core --timeout=300 -o faulthandler_timeout=0
 	@$(PYTHON) -m coverage report --data-file=.coverage --show-missing --skip-covered
 
 bench:
