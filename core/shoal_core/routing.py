@@ -10,9 +10,9 @@ only a success closes the circuit. Time and chance are the caller's.
 """
 
 import enum
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -27,6 +27,12 @@ PAUSE_NS_MAX = 30_000_000_000
 
 FAILURE_MEMORY_NS = 60_000_000_000
 """A failure longer ago than this says nothing about now."""
+
+
+class Chance(Protocol):
+    """A seeded random.Random, as far as it is needed."""
+
+    def random(self) -> float: ...
 
 
 class Distance(enum.IntEnum):
@@ -94,7 +100,7 @@ class Peer:
         """The attempt ended without telling anything about the peer."""
         self.in_flight -= 1
 
-    def failed(self, now_ns: int, chance: random.Random) -> None:
+    def failed(self, now_ns: int, chance: Chance) -> None:
         self.in_flight -= 1
         if now_ns - self.failed_at_ns > FAILURE_MEMORY_NS:
             self.failure_count = 0

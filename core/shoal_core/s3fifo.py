@@ -63,29 +63,28 @@ class S3Fifo(Timed):
 
     def victim(self, skip: Callable[[int], bool]) -> int | None:
         mark, small, main = self._mark, self._small, self._main
-        skips = min(limits.VICTIM_SKIPS_MAX, len(self))
         passes = PASSES_MAX
-        half = skips // 2
-        while skips:
-            queue = self._source()
-            if skips <= half:
-                # One queue seems to be in use as a whole: try the other.
-                queue = (main if queue is small else small) if small.length and main.length else queue
-            entry = queue.tail
-            count = mark[entry] & COUNT
-            if passes and queue is small and count > 1:
-                passes -= 1
-                mark[entry] = SECOND
-                self._move(entry, small, main)
-            elif passes and queue is main and count:
-                passes -= 1
-                mark[entry] -= 1
-                self._move(entry, main, main)
-            elif skip(entry):
-                skips -= 1
-                self._move(entry, queue, queue)
-            else:
-                return entry
+        first = self._source()
+        # Half of the skips for each queue, so that one in use as a whole does not hide the other. Entries that may
+        # go take up to four rounds to come out of main; those in use are met again in each.
+        for queue in (first, main if first is small else small):
+            skips = min(limits.VICTIM_SKIPS_MAX // 2, (COUNT + 1) * queue.length)
+            while skips and queue.length:
+                entry = queue.tail
+                count = mark[entry] & COUNT
+                if passes and queue is small and count > 1:
+                    passes -= 1
+                    mark[entry] = SECOND
+                    self._move(entry, small, main)
+                elif passes and queue is main and count:
+                    passes -= 1
+                    mark[entry] -= 1
+                    self._move(entry, main, main)
+                elif skip(entry):
+                    skips -= 1
+                    self._move(entry, queue, queue)
+                else:
+                    return entry
         return None
 
     def oldest_s(self) -> int | None:
