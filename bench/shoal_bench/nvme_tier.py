@@ -1,8 +1,8 @@
 """Does the NVMe tier cost anything beside the disk itself?
 
 Blocks of 4 MiB are written to and read from the tier, and to a preallocated file beside it with bare O_DIRECT pwritev
-and preadv, from and into the same page-aligned memory, with 1 and with 4 threads. Rounds alternate between the two, and
-the best round of each counts, so that a disk that is throttled for a moment harms neither side alone. Both sides
+and preadv, from and into the same page-aligned memory, with 1 and with 4 threads. Rounds are short and alternate
+between the two, and each side's median counts, because a disk's speed changes from second to second. Both sides
 overwrite files that were written through once.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +23,8 @@ from shoal_node.tiers.nvme import NvmeTier, Record
 
 BLOCK_BYTES = 4 * MIB
 BLOCK_COUNT = 64
-ROUNDS = 4
+ROUND_BLOCKS = 16
+ROUNDS = 24
 _SLAB_BYTES = 16 * MIB
 _PER_SLAB = _SLAB_BYTES // BLOCK_BYTES
 _Operation = Callable[[int, memoryview], None]
@@ -40,9 +42,10 @@ class _Tier:
         self._tier = NvmeTier(str(directory), budget, _SLAB_BYTES, (BLOCK_BYTES,))
         for slab in range(BLOCK_COUNT // _PER_SLAB):
             self._tier.assign(slab, 0)
+        self._records = [Record(self._slot(n), bytes(16), bytes(8), BLOCK_BYTES, 0, 0) for n in range(BLOCK_COUNT)]
 
     def write(self, number: int, block: memoryview) -> None:
-        self._tier.write(Record(self._slot(number), bytes(16), bytes(8), BLOCK_BYTES, 0, 0), block)
+        self._tier.write(self._records[number], block)
 
     def read(self, number: int, block: memoryview) -> None:
         self._tier.read(self._slot(number), BLOCK_BYTES, block)
@@ -101,28 +104,29 @@ def _is_direct(tier: _Tier) -> bool:
 
 
 def _compare(ours: _Operation, reference: _Operation, depth: int) -> tuple[float, float]:
-    """(ours, reference), the best of alternating rounds, after one that does not count."""
+    """(ours, reference): medians of alternating rounds, after both files were gone through once."""
     blocks = _blocks(depth)
-    best = {ours: 0.0, reference: 0.0}
-    for round_number in range(ROUNDS + 1):
-        for operation in (ours, reference) if round_number % 2 else (reference, ours):
-            speed = _round(operation, blocks)
-            if round_number:
-                best[operation] = max(best[operation], speed)
-    return best[ours], best[reference]
+    speeds: dict[_Operation, list[float]] = {ours: [], reference: []}
+    with ThreadPoolExecutor(depth) as pool:
+        for operation in speeds:
+            _round(operation, blocks, pool, range(BLOCK_COUNT))
+        for round_number in range(ROUNDS):
+            first = round_number * ROUND_BLOCKS % BLOCK_COUNT
+            for operation in (ours, reference) if round_number % 2 else (reference, ours):
+                speeds[operation].append(_round(operation, blocks, pool, range(first, first + ROUND_BLOCKS)))
+    return statistics.median(speeds[ours]), statistics.median(speeds[reference])
 
 
-def _round(operation: _Operation, blocks: list[memoryview]) -> float:
-    """GB/s over all blocks once, one thread for each piece of memory."""
+def _round(operation: _Operation, blocks: list[memoryview], pool: ThreadPoolExecutor, numbers: range) -> float:
+    """GB/s over these blocks once, one thread for each piece of memory."""
 
     def work(worker: int) -> None:
-        for number in range(worker, BLOCK_COUNT, len(blocks)):
+        for number in numbers[worker :: len(blocks)]:
             operation(number, blocks[worker])
 
-    with ThreadPoolExecutor(len(blocks)) as pool:
-        start = time.perf_counter()
-        list(pool.map(work, range(len(blocks))))
-        return BLOCK_COUNT * BLOCK_BYTES / (time.perf_counter() - start) / 1e9
+    start = time.perf_counter()
+    list(pool.map(work, range(len(blocks))))
+    return len(numbers) * BLOCK_BYTES / (time.perf_counter() - start) / 1e9
 
 
 def _blocks(count: int) -> list[memoryview]:

@@ -415,7 +415,7 @@ def test_an_io_that_refuses_alignment_late_falls_back_too(tmp_path: Path) -> Non
     disk = FailingIo()
     tier = open_tier(tmp_path, io=disk)
     tier.assign(0, LARGE)
-    disk.writes.extend([None, errno.EINVAL])
+    disk.writes.append(errno.EINVAL)
     record = store(tier, slot(0, 2), b"abc" * 50_000)
     assert not tier.direct
     assert load(tier, record) == b"abc" * 50_000
