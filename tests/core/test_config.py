@@ -1,3 +1,5 @@
+"""Configuration: what is accepted, and that a refusal names the field and what is allowed."""
+
 import contextlib
 import copy
 import tomllib

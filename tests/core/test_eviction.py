@@ -1,3 +1,5 @@
+"""Eviction: hit ratios against a plain LRU, searches that end and find, ages, memory, and two policies on shared links."""
+
 import bisect
 import itertools
 import random

@@ -1,3 +1,5 @@
+"""Single flight: one leads, all are woken, nobody is stranded whoever leaves."""
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st

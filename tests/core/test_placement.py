@@ -1,3 +1,5 @@
+"""View and placement: fair shares, fair moves, spreading, and values that no version may change."""
+
 import random
 from collections import Counter
 

@@ -1,3 +1,5 @@
+"""Routing: near before far, idle before busy, the origin last, and a circuit breaker that lets probes through."""
+
 import random
 
 from hypothesis import given

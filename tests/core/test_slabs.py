@@ -1,3 +1,5 @@
+"""Slabs: classes waste little, slots are handed out once, and a model of sets agrees after every step."""
+
 import itertools
 import math
 import random
