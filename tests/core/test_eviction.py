@@ -1,4 +1,4 @@
-"""Eviction: hit ratios against a plain LRU, searches that end and find, ages, memory, and two policies on shared links."""
+"""Eviction: hit ratios against a plain LRU, searches that end and find, ages, memory, two policies on shared links."""
 
 import bisect
 import itertools
