@@ -55,7 +55,7 @@ class Pin(Timed):
     def __len__(self) -> int:
         return self._length
 
-    def insert(self, entry: int, key_hash: int, now_s: int) -> None:  # noqa: ARG002
+    def insert(self, entry: int, key_hash: int, now_s: int) -> None:
         self._length += 1
         if self._births is not None:
             self._birth(self._births, entry, now_s)
@@ -68,10 +68,10 @@ class Pin(Timed):
         if self._births is not None:
             self._births.drop(entry)
 
-    def evict(self, entry: int, key_hash: int) -> None:  # noqa: ARG002
+    def evict(self, entry: int, key_hash: int) -> None:
         self.remove(entry)
 
-    def victim(self, skip: Callable[[int], bool]) -> int | None:  # noqa: ARG002
+    def victim(self, skip: Callable[[int], bool]) -> int | None:
         return None
 
     def oldest_s(self) -> int | None:

@@ -35,7 +35,7 @@ class Scan(Timed):
     def __len__(self) -> int:
         return self._held.length + self._transit.length
 
-    def insert(self, entry: int, key_hash: int, now_s: int) -> None:  # noqa: ARG002 it remembers no keys
+    def insert(self, entry: int, key_hash: int, now_s: int) -> None:
         self._now_s = self._queued_s[entry] = now_s
         if self._held.length < self._transit.length * 19 + 1:
             self._mark[entry] = SECOND | self.LOOKS
@@ -46,7 +46,7 @@ class Scan(Timed):
         if self._births is not None:
             self._birth(self._births, entry, now_s)
 
-    def touch(self, entry: int, count: int = 1) -> None:  # noqa: ARG002 once in an epoch is all it needs
+    def touch(self, entry: int, count: int = 1) -> None:
         if self._mark[entry] & SECOND:
             self._mark[entry] = SECOND | self.LOOKS
 
@@ -55,7 +55,7 @@ class Scan(Timed):
         if self._births is not None:
             self._births.drop(entry)
 
-    def evict(self, entry: int, key_hash: int) -> None:  # noqa: ARG002
+    def evict(self, entry: int, key_hash: int) -> None:
         self.remove(entry)
         self._look += 1
         if self._look >= self.MISSES_PER_LOOK and self._held.length:
