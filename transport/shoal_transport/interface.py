@@ -50,6 +50,17 @@ class Channel(Protocol):
         """Descriptors that came with the last reply; the caller owns them."""
         ...
 
+    def listen(self, seconds: float) -> tuple[Header, bytes] | None:
+        """A frame that the node sent unasked, or None when there was none within about that time. NodeGone at the end.
+
+        For the one connection on which the node asks; `call` is not used on it after the first.
+        """
+        ...
+
+    def answer(self, frame: bytes) -> None:
+        """Send a reply to a frame that was listened for."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -10,32 +10,16 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from typing import ClassVar
 
 from shoal_core.errors import ProtocolError
-
-
-class _Buffer(ctypes.Structure):
-    """CPython's Py_buffer, as far as `buf` matters here."""
-
-    _fields_ = [
-        ("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t),
-        ("itemsize", ctypes.c_ssize_t), ("readonly", ctypes.c_int), ("ndim", ctypes.c_int),
-        ("format", ctypes.c_char_p), ("shape", ctypes.c_void_p), ("strides", ctypes.c_void_p),
-        ("suboffsets", ctypes.c_void_p), ("internal", ctypes.c_void_p),
-    ]  # fmt: skip
-
-
-def address_of(buffer: object) -> int:
-    """Address of the first byte of a contiguous buffer, which must stay alive while the address is used."""
-    info = _Buffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(buffer), ctypes.byref(info), 0)
-    address = info.buf or 0
-    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(info))
-    return address
+from shoal_transport.buffers import address_of
 
 
 class Mapping:
     """One segment, mapped read-only and lazily. Unmapped when it and all exporters are gone."""
+
+    _kinds: ClassVar[dict[int, type[ctypes.Array[ctypes.c_ubyte]]]] = {}
 
     def __init__(self, descriptor: int, size: int) -> None:
         try:
@@ -50,12 +34,18 @@ class Mapping:
         self.address = address_of(self._map)
 
     def exporter(self, offset: int, size: int) -> ctypes.Array[ctypes.c_ubyte]:
-        """An object that exports `size` bytes from `offset` and can be weakly referenced; it keeps the map alive.
+        """An object that exports at least `size` bytes from `offset`, can be weakly referenced and keeps the map alive.
 
         ctypes would let its memory be written, which is a fault signal here: hand out `memoryview(...).toreadonly()`.
+        The size is rounded up within the segment, because each distinct size costs a ctypes type (30 us, kept).
         """
         if offset < 0 or size < 0 or offset + size > self.size:
             raise ProtocolError(f"grant of {size} bytes at {offset} lies outside a segment of {self.size}")
-        exporter = (ctypes.c_ubyte * size).from_address(self.address + offset)
+        unit = 4096 if size <= 65536 else 65536
+        rounded = min(-(-size // unit) * unit, self.size - offset)
+        kind = self._kinds.get(rounded)
+        if kind is None:
+            kind = self._kinds[rounded] = ctypes.c_ubyte * rounded
+        exporter = kind.from_address(self.address + offset)
         exporter.keep_alive = self.memory  # type: ignore[attr-defined]
         return exporter

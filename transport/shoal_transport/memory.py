@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from shoal_core import frame
 from shoal_core.errors import Closed, DeadlineExceeded, NodeGone, ProtocolError
 from shoal_core.frame import Header
+from shoal_transport.interface import SEND_STALL_S
 
 DOOR = "memory"
 
@@ -70,6 +71,23 @@ class MemoryChannel:
         data = bytearray(size)
         self.receive_into(memoryview(data), deadline)
         return bytes(data)
+
+    def listen(self, seconds: float) -> tuple[Header, bytes] | None:
+        if not self._rest:
+            try:
+                chunk = self._to_client.chunks.get(timeout=seconds)
+            except queue.Empty:
+                return None
+            if not chunk:
+                self.close()
+                raise NodeGone("memory peer closed the connection")
+            self._rest = memoryview(chunk)
+        deadline = time.monotonic() + SEND_STALL_S
+        header = frame.parse_header(self.receive(frame.HEADER_BYTES, deadline))
+        return header, self.receive(header.body_bytes, deadline)
+
+    def answer(self, data: bytes) -> None:
+        self._to_node.chunks.put(data)
 
     def take_descriptors(self) -> list[int]:
         taken, self._to_client.descriptors = self._to_client.descriptors, []

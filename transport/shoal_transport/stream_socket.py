@@ -97,6 +97,24 @@ class SocketChannel:
             self.close()
             raise
 
+    def listen(self, seconds: float) -> tuple[Header, bytes] | None:
+        self._set_quantum(time.monotonic() + seconds)
+        try:
+            first = self._socket.recv_into(memoryview(self._header)[:1])
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._gone(error) from error
+        if not first:
+            raise NodeGone(f"{self._peer} closed the connection")
+        deadline = time.monotonic() + SEND_STALL_S
+        self._receive_exactly(memoryview(self._header)[1:], deadline)
+        header = frame.parse_header(self._header)
+        return header, self.receive(header.body_bytes, deadline) if header.body_bytes else b""
+
+    def answer(self, data: bytes) -> None:
+        self._send(data, time.monotonic() + SEND_STALL_S)
+
     def take_descriptors(self) -> list[int]:
         taken, self._descriptors = self._descriptors, []
         return taken

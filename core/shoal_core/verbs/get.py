@@ -38,6 +38,9 @@ class Request(msgspec.Struct, array_like=True, frozen=True):
     deadline_ms: int
     inline: bool
     """Bytes are wanted in the payload even where the door could grant."""
+    released: list[tuple[int, int]] = []
+    touches: list[tuple[int, int, int]] = []
+    """As in `release`: they ride on the next message."""
 
 
 class Grant(msgspec.Struct, array_like=True, frozen=True, tag=0, gc=False):

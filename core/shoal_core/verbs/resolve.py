@@ -23,6 +23,8 @@ class Object(msgspec.Struct, array_like=True, frozen=True, tag=0):
     etag: str
     fingerprint: bytes
     block_size_bytes: int
+    origin: str
+    """Its URL at the origin; differs from `url` for shoal:// names."""
     stale: bool = False
     """The origin could not be asked; this is what it said last time."""
 

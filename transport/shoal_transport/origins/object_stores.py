@@ -19,9 +19,9 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore
 
 from shoal_core.errors import NotFound, ObjectChanged, OriginError, ShoalError
-from shoal_node.origins_errors import translated
-from shoal_node.origins_interface import ObjectMeta, shown
-from shoal_node.origins_stores import Stores
+from shoal_transport.origins.interface import ObjectMeta, shown
+from shoal_transport.origins.stores import Stores
+from shoal_transport.origins.translation import translated
 
 SCHEMES = ("s3", "gs", "az", "http", "https", "file")
 LIST_CHUNK = 1000

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from shoal_node.origins import ObjectMeta, Origins
+from shoal_transport.origins import ObjectMeta, Origins
 
 SECONDS = 20.0
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from obstore import exceptions
 
 from shoal_core.errors import BadRequest, ConfigError, Forbidden, NotFound, ObjectChanged, OriginError, ShoalError
-from shoal_node.origins_interface import shown
+from shoal_transport.origins.interface import shown
 
 _REQUEST = re.compile(r"Error performing [A-Z]+ (\S+) in ")
 _RETRIES = re.compile(r"after (\d+) retries")
@@ -29,11 +29,14 @@ _DENIED = {"1", "13"}  # EPERM, EACCES
 def translated(error: Exception, url: str, host: str) -> ShoalError:
     """The error to raise instead. `host` is where the store lives, for texts in which obstore does not name it."""
     text, name = str(error), shown(url)
+    status = _status(text)
     os_error = _OS_ERROR.search(text.partition("\n")[0])
     code = os_error.group(1) if os_error else ""
-    if isinstance(error, FileNotFoundError) or code in _NO_SUCH_FILE:
-        return NotFound(f"{name}: no such object at {host}")
-    if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)) or code in _DENIED:
+    if isinstance(error, FileNotFoundError) or code in _NO_SUCH_FILE or status == "404":
+        return NotFound(f"{name}: no such object at {host}" + (f" ({_reason(text)})" if status else ""))
+    # Listings report every status as a general error, so the status itself counts too.
+    denied = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+    if isinstance(error, denied) or code in _DENIED or status in ("401", "403"):
         return Forbidden(f"{name}: {host} refused access ({_reason(text)})")
     if isinstance(error, (exceptions.PreconditionError, exceptions.NotModifiedError)):
         return ObjectChanged(f"{name}: changed at the origin since it was opened")
@@ -50,9 +53,7 @@ def unusable(error: Exception, url: str) -> ConfigError:
 
 
 def _unreachable(text: str, host: str) -> str:
-    request = _REQUEST.search(text)
-    if request:
-        host = urlsplit(request.group(1)).netloc.rpartition("@")[2] or host
+    host = _request_host(text) or host
     if host in _INSTANCE_METADATA_HOSTS:
         return f"no credentials for the store: none configured, and {host} gave none (skip_signature reads without)"
     if "IncompleteBody" in text or "UnexpectedEof" in text:
@@ -62,6 +63,17 @@ def _unreachable(text: str, host: str) -> str:
     retries = _RETRIES.search(text)
     after = f", after {retries.group(1)} retries" if retries else ""
     return f"request to {host} failed: {_reason(text)}{after}"
+
+
+def _status(text: str) -> str:
+    status = _STATUS.search(text)
+    # What an instance's metadata service answers says nothing about the object.
+    return status.group(1)[:3] if status and _request_host(text) not in _INSTANCE_METADATA_HOSTS else ""
+
+
+def _request_host(text: str) -> str:
+    request = _REQUEST.search(text)
+    return urlsplit(request.group(1)).netloc.rpartition("@")[2] if request else ""
 
 
 def _reason(text: str) -> str:

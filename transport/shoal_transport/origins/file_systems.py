@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar, cast
 
 from shoal_core.errors import BadRequest, Forbidden, NotFound, ObjectChanged, OriginError, ShoalError
-from shoal_node.origins_interface import ObjectMeta, shown
+from shoal_transport.origins.interface import ObjectMeta, shown
 
 THREADS_MAX = 4
 LIST_CHUNK = 1000

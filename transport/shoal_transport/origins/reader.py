@@ -16,11 +16,9 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from shoal_core.errors import BadRequest, DeadlineExceeded
-from shoal_node.origins_fsspec import FsspecSource
-from shoal_node.origins_interface import ObjectMeta, Source, shown
-from shoal_node.origins_obstore import ObstoreSource, can_read
-
-__all__ = ["ObjectMeta", "Origins"]
+from shoal_transport.origins.file_systems import FsspecSource
+from shoal_transport.origins.interface import ObjectMeta, Source, shown
+from shoal_transport.origins.object_stores import ObstoreSource, can_read
 
 RETRY_COUNT_MAX = 3
 """Repeats of one request, with backoff and jitter, all inside the caller's time."""

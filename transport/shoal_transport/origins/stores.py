@@ -22,8 +22,8 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, ObjectStore, S3Store
 
 from shoal_core.errors import BadRequest, NotFound
-from shoal_node.origins_errors import unusable
-from shoal_node.origins_interface import shown
+from shoal_transport.origins.interface import shown
+from shoal_transport.origins.translation import unusable
 
 STORES_MAX = 64
 """Stores kept open. A signed URL needs one of its own; the least recently used goes first."""
@@ -119,7 +119,7 @@ class Stores:
             region = config.get("region") or config.get("aws_region") or os.environ.get("AWS_REGION") or "us-east-1"
             root = endpoint.rstrip("/") or f"https://s3.{region}.amazonaws.com"
             config = {name: value for name, value in config.items() if name not in _ENDPOINT_OPTIONS}
-            config["endpoint"] = f"{root}/{bucket}/{quote(above[1:] + '/', safe='/-._~')}"
+            config["endpoint"] = f"{root}/{bucket}{quote(above, safe='/-._~')}/"
             config["virtual_hosted_style_request"] = "true"  # the endpoint is taken as it is, bucket included
         store = self._store(
             f"{scheme}://{bucket}/{above if slashes else ''} {prefix}", _BUCKET_STORES[scheme], url, bucket,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from shoal_core.errors import BadRequest, ConfigError, NotFound, ObjectChanged, ShoalError
-from shoal_node.origins import Origins
-from shoal_node.origins_interface import shown
-from tests.node.origin_calls import SECONDS, on_loop, read, read_all
+from shoal_transport.origins import Origins
+from shoal_transport.origins.interface import shown
+from tests.transport.origin_calls import SECONDS, on_loop, read, read_all
 
 
 @on_loop

@@ -1,0 +1,71 @@
+"""`python -m shoal_node --config FILE`: one cache node, until SIGTERM, SIGINT, or nobody needs it any more."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from shoal_core.config import NodeConfig, parse
+from shoal_core.errors import ConfigError, ShoalError
+from shoal_node import assembly
+
+log = logging.getLogger("shoal.node")
+
+
+def read_config(path: str) -> NodeConfig:
+    """The configuration in a TOML or JSON file; ConfigError names the file and the field."""
+    try:
+        text = Path(path).read_text("utf-8")
+        data: Any = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
+        return parse(data)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, ShoalError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+async def serve(config: NodeConfig) -> None:
+    """Run the node until it is told to end."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with assembly.running(config) as running:
+        log.info("node %s: pid %d, ready at %s", config.node_name, os.getpid(), ", ".join(running.node.addresses))
+        ending = {asyncio.create_task(stop.wait()), asyncio.create_task(running.lingered())}
+        await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+        for task in ending:
+            task.cancel()
+        log.info("node %s: ending%s", config.node_name, "" if stop.is_set() else ", no client for the linger time")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="shoal serve", description="Run one Shoal cache node.")
+    parser.add_argument("--config", required=True, help="TOML or JSON file")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        import uvloop
+
+        run = uvloop.run
+    except ImportError:
+        run = asyncio.run
+        log.warning("uvloop is not installed; the plain event loop is used")
+    try:
+        run(serve(read_config(arguments.config)))
+    except ShoalError as error:
+        print(f"shoal: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

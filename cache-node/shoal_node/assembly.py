@@ -1,0 +1,175 @@
+"""From a configuration to a running node, and back: what is opened, in which order, and closed in reverse.
+
+The order matters: the disk tier is recovered and the first DRAM segment made before any door opens, so a node that
+accepts connections can serve. `shoal_node.__main__` adds signals and files; tests use `running` directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator
+
+from shoal_core import limits
+from shoal_core.config import NodeConfig
+from shoal_core.errors import ConfigError
+from shoal_node.resolver import DEFAULT_SPACE, Resolver
+from shoal_node.runtime import Node
+from shoal_node.serve import Server
+from shoal_node.state import NodeState, space_of, tier_classes
+from shoal_node.tiers.nvme import NvmeTier, Record
+from shoal_transport.memory import MemoryListener
+from shoal_transport.tcp import TcpListener
+from shoal_transport.unix import UnixListener
+
+log = logging.getLogger("shoal.node")
+_TICK_S = 1.0
+
+
+class RunningNode:
+    """A node and its doors; `memory` is the door for this process."""
+
+    def __init__(self, node: Node, server: Server, memory: MemoryListener) -> None:
+        self.node = node
+        self.server = server
+        self.memory = memory
+
+    async def lingered(self) -> None:
+        """Returns when no client was connected for the configured time; never without one."""
+        linger_s = self.node.config.linger_s
+        while linger_s is None or self.server.connection_count or (
+            time.monotonic() - self.server.empty_since < linger_s
+        ):
+            await asyncio.sleep(_TICK_S)
+
+
+@contextlib.asynccontextmanager
+async def running(config: NodeConfig) -> AsyncGenerator[RunningNode]:
+    """The node of `config`, serving until the block ends. ConfigError for what cannot be opened."""
+    async with contextlib.AsyncExitStack() as stack:
+        tenant = _user()
+        nvme = _open_nvme(config)
+        if nvme is not None:
+            stack.callback(nvme.close)
+        state = make_state(config, tenant, nvme)
+        if nvme is not None:
+            _recover(state, nvme)
+        node = Node(config, state, nvme, tenant)
+        stack.push_async_callback(node.close)
+        await asyncio.to_thread(node.grow, state.next_segment_bytes())
+        if not node.segments:
+            raise ConfigError(
+                f"dram.budget_bytes: not even a first segment of the {config.dram.budget_bytes} bytes can be had"
+            )
+        server = Server(node, Resolver(node))
+        stack.callback(server.close)
+        # Fills end before connections do: a closed connection ends leases, and nothing may write into their slots.
+        memory = _listen(config, server)
+        node.addresses = server.addresses
+        tick = asyncio.create_task(_tick(node))
+        stack.callback(tick.cancel)
+        if config.doors.control is not None:
+            await stack.enter_async_context(_control(node, config.doors.control))
+        stack.push_async_callback(node.filler.close)
+        yield RunningNode(node, server, memory)
+
+
+def make_state(config: NodeConfig, tenant: str, nvme: NvmeTier | None) -> NodeState:
+    """A state with the configured spaces, empty."""
+    state = NodeState(
+        config.dram.budget_bytes,
+        config.slab_bytes,
+        config.fill.block_size_bytes,
+        config.lease_bytes_max,
+        nvme.slab_count if nvme is not None else 0,
+    )
+    state.add_space(space_of(tenant, DEFAULT_SPACE))
+    for name, settings in config.datasets.items():
+        state.add_space(
+            space_of(
+                tenant, name, url=settings.url, eviction=settings.eviction,
+                quota_bytes=settings.quota_bytes, ttl_s=settings.ttl_s,
+            )
+        )  # fmt: skip
+    return state
+
+
+def _open_nvme(config: NodeConfig) -> NvmeTier | None:
+    if not config.nvme:
+        return None
+    _, classes = tier_classes(config.slab_bytes, config.fill.block_size_bytes)
+    place = config.nvme[0]
+    return NvmeTier(place.directory, place.budget_bytes, config.slab_bytes, classes)
+
+
+def _recover(state: NodeState, nvme: NvmeTier) -> None:
+    """Index what the last process left on disk. Bad or foreign records are dropped, never trusted."""
+    assert state.disk is not None
+    spaces = {space.uid: number for number, space in enumerate(state.spaces)}
+    slabs: dict[int, int] = {}
+    blocks = foreign = 0
+    for found in nvme.recover():
+        if not isinstance(found, Record):
+            _, slab, class_index = found
+            slabs[slab] = class_index
+            continue
+        space = spaces.get(found.space)
+        slab = found.slot // limits.SLAB_SLOTS_MAX
+        if space is None or (state.disk.slabs.assignment(slab) or (space, 0))[0] != space:
+            foreign += 1
+            continue
+        if state.disk.slabs.assignment(slab) is None and state.disk.assign(space, slabs[slab], slab) is None:
+            foreign += 1
+            continue
+        blocks += state.recovered(found.key, space, found.size, found.checksum, found.slot, found.filled_at_s)
+    if blocks or foreign:
+        log.info("disk tier: %d blocks found, %d records dropped", blocks, foreign)
+
+
+def _listen(config: NodeConfig, server: Server) -> MemoryListener:
+    memory = MemoryListener()
+    if config.doors.unix is not None:
+        os.makedirs(os.path.dirname(config.doors.unix) or ".", mode=0o700, exist_ok=True)
+        server.listen(UnixListener(config.doors.unix))
+    if config.doors.tcp is not None:
+        server.listen(TcpListener(config.doors.tcp))
+    server.listen(memory)
+    return memory
+
+
+@contextlib.asynccontextmanager
+async def _control(node: Node, address: str) -> AsyncGenerator[None]:
+    # Imported only here: FastAPI costs 30 MiB, which a node without a control door need not spend.
+    from shoal_node import control_api
+
+    started: asyncio.Future[str] = node.loop.create_future()
+    serving = asyncio.create_task(
+        control_api.serve(control_api.make_app(node), address, listening=started.set_result)
+    )
+    await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        await serving
+    node.addresses = [*node.addresses, f"control:{started.result()}"]
+    try:
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+async def _tick(node: Node) -> None:
+    while True:
+        await asyncio.sleep(_TICK_S)
+        with node.step() as state:
+            state.expire(node.now_s())
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"

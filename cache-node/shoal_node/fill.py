@@ -1,0 +1,225 @@
+"""Fills: how a missing block gets its bytes, once, however many ask.
+
+A flight is one block on its way into DRAM. It starts with the first who wants it and runs in a task of its own, so that
+whoever gives up waiting strands nobody. Flights of neighbouring blocks of one object travel in one ranged read. A block
+that is on disk comes from there, with its checksum compared; if that fails it comes from the origin after all. The
+number of reads at once is bounded per kind. Bytes go straight into the slots they will be served from; they are hashed
+there and then published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from shoal_core import digests, index
+from shoal_core.errors import NoSpace, ShoalError
+from shoal_core.verbs import get
+from shoal_node.objects import ObjectRecord
+from shoal_transport.origins.interface import ObjectMeta
+
+if TYPE_CHECKING:
+    from shoal_node.runtime import Node
+
+_INLINE_HASH_BYTES = 1 << 20
+"""Up to here hashing takes 25 us; a thread would cost more."""
+
+_DISK_READS = 4
+"""Reads from disk at once: the depth at which one drive is near its limit with blocks of megabytes."""
+
+_ROOM_WAIT_S = 2.0
+"""How long a fill waits for leases to come back before its readers are sent to the origin."""
+
+
+class Flight:
+    """One block on its way. `entry` and `disk_slot` are set while the block is on disk; the entry is then held."""
+
+    __slots__ = ("block", "disk_slot", "entry", "key", "record", "size", "slot")
+
+    def __init__(self, record: ObjectRecord, block: int, key: bytes) -> None:
+        self.record = record
+        self.block = block
+        self.key = key
+        self.size = record.block_bytes(block)
+        self.entry = index.NONE
+        self.disk_slot = index.NO_SLOT
+        self.slot = -1
+
+
+class Filler:
+    """Runs flights on the node's loop."""
+
+    def __init__(self, node: Node, concurrency: int, range_bytes: int, timeout_s: float) -> None:
+        self._node = node
+        self._origin_slots = asyncio.Semaphore(concurrency)
+        self._disk_slots = asyncio.Semaphore(_DISK_READS)
+        self._range_bytes = range_bytes
+        self._timeout_s = timeout_s
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Event()
+        self._hash_pool = ThreadPoolExecutor(1, "shoal-hash")
+        self.disk_pool = ThreadPoolExecutor(_DISK_READS, "shoal-disk")
+
+    @property
+    def running(self) -> int:
+        """Reads under way or waiting for their turn."""
+        return len(self._tasks)
+
+    def start(self, flights: list[Flight]) -> None:
+        """Run these flights; called on the loop."""
+        from_origin: list[Flight] = []
+        for flight in flights:
+            if flight.entry != index.NONE:
+                self._spawn(self._from_disk(flight))
+            else:
+                from_origin.append(flight)
+        for run in _runs(from_origin, self._range_bytes):
+            self._spawn(self._from_origin(run))
+
+    def room_freed(self) -> None:
+        """A slot may be had again: those who wait try."""
+        self._room.set()
+        self._room = asyncio.Event()
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._hash_pool.shutdown(wait=True)
+        self.disk_pool.shutdown(wait=True)
+
+    def _spawn(self, coroutine: object) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _from_origin(self, run: list[Flight]) -> None:
+        node = self._node
+        result = "cancelled"
+        try:
+            async with self._origin_slots:
+                for flight in run:
+                    flight.slot = await self._reserve(flight)
+                first = run[0]
+                record = first.record
+                views = [node.slot_memory(flight.slot, flight.size) for flight in run]
+                meta = ObjectMeta(record.url, record.size, record.etag)
+                offset = first.block * record.block_size_bytes
+                node.counters.origin_requests += 1
+                await node.origins.fetch(meta, offset, views, timeout_s=self._timeout_s)
+                tables = await self._hash(views)
+            with node.step() as state:
+                for flight, table in zip(run, tables, strict=True):
+                    slot, flight.slot = flight.slot, -1
+                    entry = state.publish(
+                        flight.key, record.space, flight.size, slot, table, node.now_s()
+                    )
+                    node.deliver(flight, entry, get.SOURCE_ORIGIN)
+                    node.counters.fill_bytes += flight.size
+            result = "ok"
+        except ShoalError as error:
+            result = type(error).__name__
+            self._failed(run, error)
+        except BaseException as error:
+            self._failed(run, error if isinstance(error, Exception) else NoSpace("the node is shutting down"))
+            raise
+        finally:
+            node.counters.fills[run[0].record.url.partition(":")[0], result] += len(run)
+
+    async def _from_disk(self, flight: Flight) -> None:
+        node = self._node
+        promoted = False
+        try:
+            async with self._disk_slots:
+                flight.slot = await self._reserve(flight)
+                view = node.slot_memory(flight.slot, flight.size)
+                # Shielded: a thread that writes into the slot must end before the slot can be given away.
+                loop = asyncio.get_running_loop()
+                table = await asyncio.shield(loop.run_in_executor(self.disk_pool, self._read, flight, view))
+            with node.step() as state:
+                slot, flight.slot = flight.slot, -1
+                promoted = state.promoted(flight.entry, slot, table, node.now_s())
+                if promoted:
+                    node.deliver(flight, flight.entry, get.SOURCE_DISK)
+                else:
+                    node.counters.corrupt_pages["disk"] += 1
+        except (ShoalError, asyncio.CancelledError) as error:
+            with node.step() as state:
+                state.unhold(flight.entry)
+            self._failed([flight], error if isinstance(error, ShoalError) else NoSpace("the node is shutting down"))
+            return
+        except OSError:
+            with node.step() as state:
+                node.counters.disk_errors["read"] += 1
+                state.give_back(flight.slot)
+                flight.slot = -1
+                state.drop(flight.entry, erase=True)
+                state.unhold(flight.entry)
+        if not promoted:
+            # The disk's copy is no good; the origin's is.
+            flight.entry = index.NONE
+            await self._from_origin([flight])
+
+    def _read(self, flight: Flight, view: memoryview) -> bytes:
+        assert self._node.nvme is not None
+        self._node.nvme.read(flight.disk_slot, flight.size, view)
+        return digests.page_digests(view)
+
+    async def _hash(self, views: list[memoryview]) -> list[bytes]:
+        if sum(len(view) for view in views) <= _INLINE_HASH_BYTES:
+            return [digests.page_digests(view) for view in views]
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._hash_pool, lambda: [digests.page_digests(view) for view in views])
+        return await asyncio.shield(work)
+
+    async def _reserve(self, flight: Flight) -> int:
+        """A slot, waiting a little for memory or leases to come back. NoSpace when there is no hope."""
+        node = self._node
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _ROOM_WAIT_S
+        while True:
+            room = self._room
+            with node.step() as state:
+                slot = state.reserve(flight.record.space, flight.size, node.now_s())
+                hope = state.can_wait_for_room() or self.running > 1
+            if slot is not None:
+                return slot
+            try:
+                async with asyncio.timeout_at(end if hope else loop.time()):
+                    await room.wait()
+            except TimeoutError:
+                name = node.state.spaces[flight.record.space].name
+                raise NoSpace(f"space {name!r}: nothing can make room now (leased, pinned or over quota)") from None
+
+    def _failed(self, run: Iterable[Flight], error: Exception) -> None:
+        with self._node.step() as state:
+            for flight in run:
+                if flight.slot >= 0:
+                    state.give_back(flight.slot)
+                    flight.slot = -1
+                self._node.deliver_error(flight, error)
+
+
+def _runs(flights: list[Flight], range_bytes: int) -> list[list[Flight]]:
+    """Neighbouring blocks of one object, together, up to `range_bytes` a run."""
+    runs: list[list[Flight]] = []
+    size = 0
+    for flight in flights:
+        last = runs[-1][-1] if runs else None
+        joins = (
+            last is not None
+            and last.record is flight.record
+            and last.block + 1 == flight.block
+            and size + flight.size <= range_bytes
+        )
+        if joins:
+            runs[-1].append(flight)
+            size += flight.size
+        else:
+            runs.append([flight])
+            size = flight.size
+    return runs
+
+

@@ -1,0 +1,135 @@
+"""Questions about what is cached, and the order to drop it: cold verbs over the index."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from shoal_core import index, keys
+from shoal_core.verbs import evict, inspect
+from shoal_node import metrics
+from shoal_node.objects import ObjectRecord
+from shoal_node.state import NodeState
+
+if TYPE_CHECKING:
+    from shoal_node.runtime import Node
+
+_BLOCKS_A_STEP = 1000
+"""Blocks looked at under one hold of the lock: about a millisecond."""
+
+
+def residency(node: Node, request: inspect.Request) -> inspect.Reply:
+    """What of each object is cached, by tier."""
+    found: list[inspect.Residency | None] = []
+    for fingerprint in request.fingerprints:
+        with node.step() as state:
+            record = state.objects.get(fingerprint)
+        found.append(None if record is None else _residency(node, record))
+    return inspect.Reply(found)
+
+
+def _residency(node: Node, record: ObjectRecord) -> inspect.Residency:
+    dram = disk = blocks = 0
+    for start in range(0, record.block_count, _BLOCKS_A_STEP):
+        with node.step() as state:
+            for block in range(start, min(start + _BLOCKS_A_STEP, record.block_count)):
+                entry = state.index.find(keys.block_key(record.fingerprint, block))
+                if entry == index.NONE:
+                    continue
+                size = state.index.size[entry]
+                blocks += 1
+                dram += size if state.index.dram_slot[entry] != index.NO_SLOT else 0
+                disk += size if state.index.disk_slot[entry] != index.NO_SLOT else 0
+    return inspect.Residency(dram, disk, blocks)
+
+
+def evict_objects(node: Node, request: evict.Request) -> evict.Reply:
+    """Drop every block of these objects, and what their URLs resolved to."""
+    count = 0
+    for fingerprint in request.fingerprints:
+        with node.step() as state:
+            record = state.objects.get(fingerprint)
+            if record is not None:
+                state.objects.forget_resolution(record.space, record.url)
+        if record is not None:
+            count += _evict(node, record)
+    return evict.Reply(count)
+
+
+def _evict(node: Node, record: ObjectRecord) -> int:
+    count = 0
+    for start in range(0, record.block_count, _BLOCKS_A_STEP):
+        with node.step() as state:
+            for block in range(start, min(start + _BLOCKS_A_STEP, record.block_count)):
+                entry = state.index.find(keys.block_key(record.fingerprint, block))
+                if entry != index.NONE:
+                    state.drop(entry, erase=True)
+                    count += 1
+    return count
+
+
+def gauges(node: Node) -> metrics.Gauges:
+    """What rises and falls, now. Inside a step."""
+    state = node.state
+    tiers = {
+        "dram": metrics.TierGauges(
+            budget_bytes=state.dram_budget_bytes,
+            used_bytes=state.dram.slabs.used_bytes,
+            blocks=len(state.dram),
+            index_bytes=state.index_bytes,
+        )
+    }
+    if state.disk is not None and node.nvme is not None:
+        tiers["disk"] = metrics.TierGauges(
+            budget_bytes=state.disk.slabs.slab_count * state.slab_bytes,
+            used_bytes=state.disk.slabs.used_bytes,
+            blocks=len(state.disk),
+        )
+    return metrics.Gauges(
+        tiers=tiers,
+        spaces={
+            space.name: metrics.SpaceGauges(_space_bytes(state, number), space.quota_bytes)
+            for number, space in enumerate(state.spaces)
+        },
+        clients=len(state.leases.clients),
+        leases=state.leases.count,
+        leased_bytes=state.leases.leased_bytes,
+        fills_in_flight=node.filler.running,
+        disk_queue=state.disk_queue,
+    )
+
+
+def _space_bytes(state: NodeState, space: int) -> int:
+    disk = state.disk.slabs.space_used_bytes(space) if state.disk is not None else 0
+    return max(state.dram.slabs.space_used_bytes(space), disk)
+
+
+def status(node: Node) -> dict[str, Any]:
+    """Everything about the node, as plain data."""
+    with node.step() as state:
+        now = gauges(node)
+        values: dict[str, Any] = {
+            "node": node.config.node_name,
+            "pid": os.getpid(),
+            "addresses": node.addresses,
+            "uptime_s": time.time() - node.started_s,
+            "draining": node.draining,
+            "embedded": node.config.linger_s is not None,
+            "config": msgspec.to_builtins(node.config) | {"origins": sorted(node.config.origins)},
+            "nvme_direct": node.nvme.direct if node.nvme is not None else None,
+            "disk_failed": node.writer.failed if node.writer is not None else False,
+            "segments": [
+                {"bytes": segment.size, "huge_pages": segment.huge} for segment in node.segments
+            ],
+            "index_memory_bytes": state.index.memory_bytes + state.dram.memory_bytes,
+            "quarantined_bytes": state.quarantined_bytes,
+            "objects_remembered": len(state.objects),
+            "clients": {
+                identity.hex()[:8]: {"process": client.process, "leased_bytes": client.leased_bytes}
+                for identity, client in state.leases.clients.items()
+            },
+        }
+        return values | metrics.snapshot(node.counters, now)

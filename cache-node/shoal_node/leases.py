@@ -1,0 +1,98 @@
+"""Who holds which blocks: leases by client, pure.
+
+A client's lease on an entry is one bit of truth: the client may look at that block's bytes until it releases, or is
+gone. How many views it has is its own business. The index counts leases of all kinds per entry (clients' and transfers'
+in progress); a block's slot is used again only when that count is 0.
+"""
+
+from __future__ import annotations
+
+from shoal_core import limits
+from shoal_core.index import Index
+
+
+class Client:
+    """One connected client."""
+
+    __slots__ = ("asked", "connections", "entries", "leased_bytes", "process", "standing")
+
+    def __init__(self, process: str) -> None:
+        self.process = process
+        self.entries: set[int] = set()
+        self.leased_bytes = 0
+        self.connections = 0
+        self.asked: set[int] = set()
+        """Entries it was asked to give back and has not answered for."""
+        self.standing = False
+        """Whether its events connection is there: only then may it hold leases."""
+
+
+class Leases:
+    """All clients' leases. Returns entries that lost their last lease, for the state to act on."""
+
+    def __init__(self, entries: Index, client_bytes_max: int) -> None:
+        self._index = entries
+        self.client_bytes_max = client_bytes_max
+        self.clients: dict[bytes, Client] = {}
+
+    def client(self, identity: bytes, process: str) -> Client:
+        """One more connection of the client of that identity, made when it says hello for the first time."""
+        found = self.clients.get(identity)
+        if found is None:
+            found = self.clients[identity] = Client(process)
+        found.connections += 1
+        return found
+
+    def may_grant(self, client: Client, entry: int) -> bool:
+        """Whether one more lease fits the client's limits; one that it holds already always does."""
+        return entry in client.entries or (
+            client.standing
+            and client.leased_bytes + self._index.size[entry] <= self.client_bytes_max
+            and len(client.entries) < limits.LEASES_PER_CLIENT_MAX
+        )
+
+    def grant(self, client: Client, entry: int) -> None:
+        """Turns one transfer lease on `entry` into the client's lease."""
+        if entry in client.entries:
+            self._index.leases[entry] -= 1
+        else:
+            client.entries.add(entry)
+            client.leased_bytes += self._index.size[entry]
+        client.asked.discard(entry)
+
+    def release(self, client: Client, entry: int, generation: int) -> bool:
+        """Whether the client held that lease; it does not any more."""
+        if entry not in client.entries or self._index.generation[entry] != generation:
+            return False
+        client.entries.discard(entry)
+        client.asked.discard(entry)
+        client.leased_bytes -= self._index.size[entry]
+        self._index.leases[entry] -= 1
+        return True
+
+    def gone(self, identity: bytes, events: bool) -> list[int]:
+        """A connection of the client ended; with its events connection all its leases do. The entries concerned."""
+        client = self.clients[identity]
+        client.connections -= 1
+        if not client.connections:
+            del self.clients[identity]
+        if not events:
+            return []
+        entries, client.entries = list(client.entries), set()
+        client.asked.clear()
+        client.leased_bytes = 0
+        client.standing = False
+        for entry in entries:
+            self._index.leases[entry] -= 1
+        return entries
+
+    def holders(self, entry: int) -> list[tuple[bytes, Client]]:
+        return [(identity, client) for identity, client in self.clients.items() if entry in client.entries]
+
+    @property
+    def count(self) -> int:
+        return sum(len(client.entries) for client in self.clients.values())
+
+    @property
+    def leased_bytes(self) -> int:
+        return sum(client.leased_bytes for client in self.clients.values())

@@ -1,0 +1,73 @@
+"""The objects a node remembers: what a fingerprint stands for, so that a miss can be filled. Pure.
+
+Least recently used first out. A client whose fingerprint is forgotten resolves the URL again, with the size and version
+it knows, which costs no request to the origin.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import msgspec
+
+from shoal_core import keys, limits
+
+
+class ObjectRecord(msgspec.Struct, frozen=True, gc=False):
+    """One version of one object in one space."""
+
+    fingerprint: bytes
+    url: str
+    """At the origin (never shoal://)."""
+    size: int
+    etag: str
+    space: int
+    block_size_bytes: int
+
+    def block_bytes(self, block: int) -> int:
+        """Size of block number `block`; at most 0 beyond the end."""
+        return min(self.block_size_bytes, self.size - block * self.block_size_bytes)
+
+    @property
+    def block_count(self) -> int:
+        return keys.block_count(self.size, self.block_size_bytes)
+
+
+class Objects:
+    """Fingerprint -> record, and (space, URL) -> the record last resolved, with the time it was."""
+
+    def __init__(self, count_max: int = limits.OBJECTS_REMEMBERED_MAX) -> None:
+        self._records: OrderedDict[bytes, ObjectRecord] = OrderedDict()
+        self._resolved: OrderedDict[tuple[int, str], tuple[bytes, float]] = OrderedDict()
+        self._count_max = count_max
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def get(self, fingerprint: bytes) -> ObjectRecord | None:
+        record = self._records.get(fingerprint)
+        if record is not None:
+            self._records.move_to_end(fingerprint)
+        return record
+
+    def remember(self, record: ObjectRecord, now_s: float | None) -> None:
+        """Keep the record; with `now_s` also as what its URL resolved to at that time."""
+        self._records[record.fingerprint] = record
+        self._records.move_to_end(record.fingerprint)
+        if len(self._records) > self._count_max:
+            self._records.popitem(last=False)
+        if now_s is not None:
+            self._resolved[record.space, record.url] = record.fingerprint, now_s
+            self._resolved.move_to_end((record.space, record.url))
+            if len(self._resolved) > self._count_max:
+                self._resolved.popitem(last=False)
+
+    def resolved(self, space: int, url: str) -> tuple[ObjectRecord, float] | None:
+        """(record, when) of the URL's last resolution."""
+        found = self._resolved.get((space, url))
+        record = self._records.get(found[0]) if found else None
+        return (record, found[1]) if record is not None and found is not None else None
+
+    def forget_resolution(self, space: int, url: str) -> None:
+        """The next open asks the origin again."""
+        self._resolved.pop((space, url), None)

@@ -1,0 +1,344 @@
+"""Sessions: what each connection's thread does with each verb.
+
+One thread per connection, blocked in the kernel while idle. A request is decoded, answered, forgotten; a bad one is
+answered by an error and the connection lives on. Only bytes that are no frame end it. The reply to `get` is built here:
+a grant where the door passes descriptors and the client may hold more, else whole pages sent straight out of the
+segment, held until the send returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shoal_core import frame, limits, verbs
+from shoal_core.errors import (
+    BadRequest, Forbidden, NodeGone, NoSpace, ProtocolError, ShoalError, to_wire,
+)  # fmt: skip
+from shoal_core.verbs import (
+    complain, dataset, evict, get, hello, inspect, listing, map, release, resolve, revoke, stat,
+)  # fmt: skip
+from shoal_node import inspection
+from shoal_node.batches import Delivered
+from shoal_node.leases import Client
+from shoal_node.resolver import Resolver
+from shoal_node.runtime import Node
+from shoal_transport.interface import Connection, Listener
+
+_GRACE_S = 1.0
+"""A loop call may end this long after its deadline before the session gives up on it."""
+
+
+class Reply:
+    """What goes back: a body, and what travels beside it."""
+
+    __slots__ = ("body", "descriptors", "done", "payload")
+
+    def __init__(
+        self,
+        body: Any,
+        payload: Sequence[memoryview] = (),
+        descriptors: Sequence[int] = (),
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        self.body = body
+        self.payload = payload
+        self.descriptors = descriptors
+        self.done = done
+        """Called after the send, whether it worked or not: holds end here."""
+
+
+class Server:
+    """Accepts on listeners and runs a session per connection."""
+
+    def __init__(self, node: Node, resolver: Resolver) -> None:
+        self.node = node
+        self.resolver = resolver
+        self._listeners: list[Listener] = []
+        self._connections: set[Connection] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self.empty_since = time.monotonic()
+        """Since when no connection is open; for an embedded node that lingers."""
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._connections)
+
+    @property
+    def addresses(self) -> list[str]:
+        return [listener.address for listener in self._listeners]
+
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+        threading.Thread(target=self._accept, args=(listener,), name="shoal-accept", daemon=True).start()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            connections = list(self._connections)
+        for listener in self._listeners:
+            listener.close()
+        for connection in connections:
+            connection.close()
+
+    def _accept(self, listener: Listener) -> None:
+        while (connection := listener.accept()) is not None:
+            with self._lock:
+                full = self._closed or len(self._connections) >= limits.CLIENTS_MAX
+                if not full:
+                    self._connections.add(connection)
+            if full:
+                connection.close()
+                continue
+            threading.Thread(target=self._serve, args=(connection,), name="shoal-session", daemon=True).start()
+
+    def _serve(self, connection: Connection) -> None:
+        try:
+            Session(self, connection).run()
+        finally:
+            connection.close()
+            with self._lock:
+                self._connections.discard(connection)
+                if not self._connections:
+                    self.empty_since = time.monotonic()
+
+
+class Session:
+    """One connection's life."""
+
+    def __init__(self, server: Server, connection: Connection) -> None:
+        self._node = server.node
+        self._resolver = server.resolver
+        self._connection = connection
+        self._identity = b""
+        self._client: Client | None = None
+        self._events = False
+        self._send_lock = threading.Lock()
+        self._reads, self._read_bytes = self._node.counters.door(connection.door)
+        self._granted, self._granted_bytes = self._node.counters.door("shared_memory")
+        self._verbs: dict[int, Callable[[Any], Reply]] = {
+            hello.KIND: self._hello, resolve.KIND: self._resolve, get.KIND: self._get, release.KIND: self._release,
+            map.KIND: self._map, listing.KIND: self._list, inspect.KIND: self._inspect, evict.KIND: self._evict,
+            complain.KIND: self._complain, dataset.KIND: self._dataset, stat.KIND: self._stat,
+        }  # fmt: skip
+
+    def run(self) -> None:
+        """Until the peer goes, or sends what is no frame."""
+        try:
+            while True:
+                try:
+                    received = self._connection.receive()
+                except ProtocolError as error:
+                    self._send(frame.encode(frame.FAILURE, 0, verbs.failure(error)))
+                    return
+                if received is None:
+                    return
+                header, body = received
+                if self._events and header.kind == revoke.KIND | frame.REPLY:
+                    self._revoked(header, body)
+                else:
+                    self._answer(header, body)
+        except NodeGone:
+            return
+        finally:
+            if self._client is not None:
+                with self._node.step() as state:
+                    state.connection_ended(self._identity, self._events)
+                    if self._events:
+                        self._node.events.pop(self._identity, None)
+
+    def _answer(self, header: frame.Header, body: bytes) -> None:
+        reply: Reply | None = None
+        try:
+            if header.version != limits.WIRE_VERSION:
+                raise ProtocolError(f"wire version {header.version}; this node speaks {limits.WIRE_VERSION}")
+            request = verbs.decode_request(header.kind, body)
+            answer = self._verbs.get(header.kind)
+            if answer is None:
+                raise ProtocolError(f"{verbs.name(header.kind)} is not for a node to answer")
+            if self._client is None and header.kind != hello.KIND:
+                raise ProtocolError("the first verb of a connection is hello")
+            reply = answer(request)
+            size = sum(len(view) for view in reply.payload)
+            data = frame.encode(header.kind | frame.REPLY, header.request, verbs.encode(reply.body), size)
+            self._send(data, reply.payload, reply.descriptors)
+        except NodeGone:
+            raise
+        except Exception as error:  # whatever it is, the peer is told and the connection lives
+            self._send(frame.encode(frame.FAILURE, header.request, verbs.failure(error)))
+        finally:
+            if reply is not None and reply.done is not None:
+                reply.done()
+
+    def _send(
+        self, data: bytes, payload: Sequence[memoryview] = (), descriptors: Sequence[int] = ()
+    ) -> None:
+        with self._send_lock:
+            self._connection.send(data, payload, descriptors)
+
+    def _on_loop(self, coroutine: Any, deadline_ms: int) -> Any:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._node.loop)
+        try:
+            return future.result(min(deadline_ms / 1000, limits.DEADLINE_S_MAX) + _GRACE_S)
+        except TimeoutError:
+            future.cancel()
+            raise
+
+    # Verbs
+
+    def _hello(self, request: hello.Request) -> Reply:
+        node = self._node
+        if request.role not in (hello.REQUESTS, hello.EVENTS) or len(request.client) != 16:
+            raise BadRequest(f"hello: role {request.role!r} or a client id of {len(request.client)} bytes")
+        if self._client is not None:
+            raise BadRequest("hello: said already")
+        with node.step() as state:
+            self._identity = request.client
+            self._client = state.leases.client(request.client, request.process[:200])
+            if request.role == hello.EVENTS:
+                self._events = self._client.standing = True
+                node.events[request.client] = self._send_revoke
+        return Reply(
+            hello.Reply(
+                node=node.config.node_name,
+                epoch=0,
+                block_size_bytes=node.config.fill.block_size_bytes,
+                leased_bytes_max=node.state.leases.client_bytes_max,
+                batch_bytes_max=node.batch_bytes_max,
+                grants=self._connection.grants,
+                pid=os.getpid(),
+                origin_environment=node.origin_environment,
+            )
+        )
+
+    def _resolve(self, request: resolve.Request) -> Reply:
+        return Reply(self._on_loop(self._resolver.resolve(request), request.deadline_ms))
+
+    def _list(self, request: listing.Request) -> Reply:
+        return Reply(self._on_loop(self._resolver.list(request), request.deadline_ms))
+
+    def _get(self, request: get.Request) -> Reply:
+        node = self._node
+        if node.draining:
+            raise NodeGone(f"node {node.config.node_name} is draining")
+        deadline = time.monotonic() + min(request.deadline_ms / 1000, limits.DEADLINE_S_MAX)
+        if request.released or request.touches:
+            self._report(request.released, request.touches)
+        records = node.records(request.fingerprints)
+        node.check_items(records, request)
+        outcomes = node.get(records, request, deadline)
+        with node.step() as state:
+            items, payload, held = self._items(state, request, outcomes)
+        return Reply(get.Reply(items), payload, done=lambda: self._unhold(held) if held else None)
+
+    def _items(
+        self, state: Any, request: get.Request, outcomes: list[Delivered | Exception]
+    ) -> tuple[list[Any], list[memoryview], list[int]]:
+        """Reply items; payload views; entries to be let go after the send. Inside a step."""
+        client = self._client
+        assert client is not None
+        may_grant = self._connection.grants and client.standing and not request.inline
+        items: list[Any] = []
+        payload: list[memoryview] = []
+        held: list[int] = []
+        for item, outcome in zip(request.items, outcomes, strict=True):
+            if not isinstance(outcome, Delivered):
+                items.append(_refused(outcome))
+                if isinstance(outcome, NoSpace):
+                    self._node.counters.fallbacks["bypass"] += 1
+                continue
+            entry, source = outcome
+            generation = state.index.generation[entry]
+            if may_grant and state.leases.may_grant(client, entry):
+                segment, offset = state.address(entry)
+                state.leases.grant(client, entry)
+                items.append(get.Grant(source, segment, offset, state.index.size[entry], entry, generation))
+                self._granted[source] += 1
+                self._granted_bytes[source] += item.length
+                continue
+            if may_grant:
+                self._node.counters.fallbacks["lease_limit"] += 1
+            held.append(entry)
+            first = item.offset // limits.PAGE_BYTES
+            last = (item.offset + item.length - 1) // limits.PAGE_BYTES + 1
+            view = self._node.entry_memory(entry)[first * limits.PAGE_BYTES : last * limits.PAGE_BYTES]
+            table = bytes(state.digest_table(entry)[first * limits.DIGEST_BYTES : last * limits.DIGEST_BYTES])
+            items.append(get.Inline(source, first, len(view), table, entry, generation))
+            payload.append(view)
+            self._reads[source] += 1
+            self._read_bytes[source] += item.length
+        return items, payload, held
+
+    def _unhold(self, held: list[int]) -> None:
+        with self._node.step() as state:
+            for entry in held:
+                state.unhold(entry)
+
+    def _release(self, request: release.Request) -> Reply:
+        return Reply(release.Reply(self._report(request.grants, request.touches)))
+
+    def _report(self, released: list[tuple[int, int]], touches: list[tuple[int, int, int]]) -> int:
+        """What a client gave back and how often it hit what it holds; leases that ended."""
+        with self._node.step() as state:
+            for entry, generation, count in touches:
+                if 0 <= entry < state.index.capacity:
+                    state.touch(entry, generation, min(max(count, 0), 3))
+                    self._node.counters.granted_hits += max(count, 0)
+            return state.released(self._identity, released)
+
+    def _map(self, request: map.Request) -> Reply:
+        if not self._connection.grants:
+            raise BadRequest(f"map: the {self._connection.door} door passes no descriptors")
+        if not 0 <= request.segment < len(self._node.segments):
+            raise BadRequest(f"map: there is no segment {request.segment}")
+        segment = self._node.segments[request.segment]
+        if segment.tenant != self._node.tenant:
+            raise Forbidden(f"map: segment {request.segment} belongs to another tenant")
+        return Reply(map.Reply(segment.size), descriptors=[segment.descriptor])
+
+    def _inspect(self, request: inspect.Request) -> Reply:
+        return Reply(inspection.residency(self._node, request))
+
+    def _evict(self, request: evict.Request) -> Reply:
+        return Reply(inspection.evict_objects(self._node, request))
+
+    def _complain(self, request: complain.Request) -> Reply:
+        return Reply(complain.Reply(self._node.complain(request.entry, request.generation)))
+
+    def _dataset(self, request: dataset.Request) -> Reply:
+        return Reply(dataset.Reply(self._resolver.declare(request)))
+
+    def _stat(self, request: stat.Request) -> Reply:  # noqa: ARG002
+        return Reply(stat.Reply(self._node.status()))
+
+    # Events
+
+    def _send_revoke(self, grants: list[tuple[int, int]]) -> None:
+        try:
+            self._send(frame.encode(revoke.KIND, 0, verbs.encode(revoke.Request(grants))))
+        except ShoalError:
+            self._connection.close()
+
+    def _revoked(self, header: frame.Header, body: bytes) -> None:
+        try:
+            answer = verbs.decode_reply(revoke.KIND, header, body)
+        except ShoalError:
+            return
+        with self._node.step() as state:
+            state.released(self._identity, answer.released)
+            state.revoke_busy(self._identity, answer.busy)
+            self._node.counters.revokes["released"] += len(answer.released)
+            self._node.counters.revokes["busy"] += len(answer.busy)
+
+
+def _refused(error: Exception) -> get.Bypass | get.Failed:
+    if isinstance(error, NoSpace):
+        return get.Bypass(str(error))
+    return get.Failed(*to_wire(error))
+
+

@@ -1,0 +1,477 @@
+"""What a node knows and decides; it does no I/O, reads no clock, draws no chance.
+
+Every method is an event ("these bytes arrived", "that client is gone") or a question (`lookup`); what has to be done
+outside is appended to `actions`, which the runtime drains after each step under its one lock. The life of a block:
+
+    miss      -> `reserve` a slot (somebody may have to go) -> bytes arrive in it -> `publish`
+    published -> found by `lookup`, leased to clients, written behind to disk (`next_disk_write`, `disk_written`)
+    evicted   -> out of DRAM; if it is on disk it stays known and comes back by `reserve` and `promoted`
+    dropped   -> found by nobody; its slot is free when its last lease ends
+
+A block is in the index only when its data, digests and entry are in place; nothing half-filled is ever visible.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from shoal_core import digests, eviction, index, keys, limits, slabs
+from shoal_core.errors import InvariantBroken
+from shoal_node import actions
+from shoal_node.leases import Leases
+from shoal_node.objects import Objects
+from shoal_node.tier import Tier
+
+_SLAB_SHIFT = limits.SLAB_SLOTS_MAX.bit_length() - 1
+_SLOT_MASK = limits.SLAB_SLOTS_MAX - 1
+
+_DROPPED, _QUARANTINED, _WRITING = 1, 2, 4
+"""Bits of `Index.state`: out of the table; its slot is kept from use; a write to disk is under way."""
+
+
+class Space(msgspec.Struct):
+    """A dataset with all its versions, or the space of bare URLs."""
+
+    name: str
+    uid: bytes
+    url: str | None = None
+    eviction: eviction.PolicyName = "s3fifo"
+    quota_bytes: int | None = None
+    ttl_s: int | None = None
+
+
+class Segment(msgspec.Struct, frozen=True):
+    first_slab: int
+    slab_count: int
+
+
+def tier_classes(slab_bytes: int, block_size_bytes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Slot sizes of the DRAM and of the disk tier."""
+    return (
+        slabs.slot_classes(slab_bytes, block_size_bytes, limits.SLOT_BYTES_MIN, 4096, 64),
+        slabs.slot_classes(slab_bytes, max(block_size_bytes, 4096), 4096, 4096),
+    )
+
+
+class NodeState:
+    """The whole state of one node for one tenant."""
+
+    def __init__(
+        self,
+        dram_budget_bytes: int,
+        slab_bytes: int,
+        block_size_bytes: int,
+        lease_bytes_max: int,
+        disk_slab_count: int = 0,
+    ) -> None:
+        self.index = index.Index()
+        self.objects = Objects()
+        self.leases = Leases(self.index, lease_bytes_max)
+        self.spaces: list[Space] = []
+        self.segments: list[Segment] = []
+        self.actions: list[actions.Action] = []
+        self.dram_budget_bytes = dram_budget_bytes
+        self.slab_bytes = slab_bytes
+        self.quarantined_bytes = 0
+        self.disk_writes_skipped = 0
+        self._segment_bytes = 0
+        self.index_bytes = 0
+        """Charged for the index: limits.INDEX_ENTRY_BYTES for each slot that a block may lie in, and digests beyond it."""
+        self.room_wanted = False
+        """Somebody waits for a slot: `SpaceFreed` is worth saying."""
+        self._growing = 0
+        self._blocked: list[int] = []
+        self._digests: list[bytearray] = []
+        self._to_disk: deque[tuple[int, int]] = deque()
+        dram_classes, disk_classes = tier_classes(slab_bytes, block_size_bytes)
+        self.dram = Tier(slab_bytes, dram_classes, self._policy, self._charge_dram, self.index.dram_slot)
+        self.disk: Tier | None = None
+        if disk_slab_count:
+            self.disk = Tier(slab_bytes, disk_classes, self._policy, self._charge_disk, self.index.disk_slot)
+            for _ in range(disk_slab_count):
+                self.disk.add_slab()
+
+    # Spaces
+
+    def add_space(self, space: Space) -> int:
+        """Its number. A space of that name that exists keeps its blocks and takes the new settings."""
+        for number, known in enumerate(self.spaces):
+            if known.name == space.name:
+                self.spaces[number] = space
+                return number
+        self.spaces.append(space)
+        return len(self.spaces) - 1
+
+    # DRAM arrives
+
+    def next_segment_bytes(self) -> int:
+        """Size of the segment to add now, within the budget less the index; 0 when the budget is used."""
+        room = self.dram_budget_bytes - self._segment_bytes - self._growing - self.index_bytes
+        size = min(max(limits.SEGMENT_BYTES_FIRST, self._segment_bytes), limits.SEGMENT_BYTES_MAX, room)
+        return size // self.slab_bytes * self.slab_bytes
+
+    def segment_added(self, size: int) -> None:
+        first = self.dram.slabs.slab_count
+        count = size // self.slab_bytes
+        self.segments.append(Segment(first, count))
+        for _ in range(count):
+            self.dram.add_slab()
+            self._digests.append(bytearray())
+        self._segment_bytes += size
+        self._growing = 0
+        self._room()
+
+    def segment_failed(self) -> None:
+        """The memory could not be had: the budget is what there is."""
+        self.dram_budget_bytes = self._segment_bytes + self.index_bytes
+        self._growing = 0
+        self._room()
+
+    @property
+    def segment_bytes(self) -> int:
+        return self._segment_bytes
+
+    # Hot path
+
+    def lookup(self, key: bytes) -> int:
+        """The entry whose bytes are in DRAM, or index.NONE."""
+        entry = self.index.find(key)
+        if entry != index.NONE and self.index.dram_slot[entry] == index.NO_SLOT:
+            return index.NONE
+        return entry
+
+    def hold(self, entry: int) -> None:
+        """A transfer lease: the slot stays while bytes are sent, written or about to be granted."""
+        self.index.leases[entry] += 1
+
+    def unhold(self, entry: int) -> None:
+        self.index.leases[entry] -= 1
+        self._lease_ended(entry)
+
+    def touch(self, entry: int, generation: int, count: int) -> None:
+        if self.index.generation[entry] == generation and not self.index.state[entry] & _DROPPED:
+            if self.index.dram_slot[entry] != index.NO_SLOT:
+                self.dram.touch(entry, count)
+            if self.disk is not None and self.index.disk_slot[entry] != index.NO_SLOT:
+                self.disk.touch(entry, count)
+
+    def hit(self, entry: int) -> None:
+        self.touch(entry, self.index.generation[entry], 1)
+
+    def address(self, entry: int) -> tuple[int, int]:
+        """(segment, byte offset in it) of the entry's block in DRAM."""
+        return self.slot_address(self.index.dram_slot[entry])
+
+    def slot_address(self, slot: int) -> tuple[int, int]:
+        slab, offset = self.dram.slabs.locate(slot)
+        for number, segment in enumerate(self.segments):
+            if slab < segment.first_slab + segment.slab_count:
+                return number, (slab - segment.first_slab) * self.slab_bytes + offset
+        raise InvariantBroken(f"slot {slot} lies in no segment")
+
+    def digest_table(self, entry: int) -> memoryview:
+        """The page digests of a block in DRAM."""
+        slot = self.index.dram_slot[entry]
+        slab = slot >> _SLAB_SHIFT
+        stride = self._digest_stride(self.dram.slabs.slot_bytes(slot))
+        start = (slot & _SLOT_MASK) * stride
+        return memoryview(self._digests[slab])[
+            start : start + digests.page_count(self.index.size[entry]) * limits.DIGEST_BYTES
+        ]
+
+    # Fills
+
+    def reserve(self, space: int, size: int, now_s: int) -> int | None:
+        """A slot to fill, or None: nothing can go now. What stands in the way was asked back."""
+        quota = self.spaces[space].quota_bytes
+        tier = self.dram
+        self._blocked.clear()
+        for _ in range(8):
+            fits = quota is None or tier.slabs.space_used_bytes(space) + self._slot_bytes(tier, size) <= quota
+            if fits and (slot := tier.take(space, size)) is not None:
+                self._grow_ahead()
+                return slot
+            if fits and self._grow():
+                self.room_wanted = True
+                return None
+            victims = tier.victims(space, size, now_s, quota, self._leased)
+            if not victims:
+                break
+            for entry in victims:
+                self._evict_from_dram(entry)
+            tier.release_empty((space, tier.slabs.class_of(size)))
+        self._revoke_blocked()
+        self.room_wanted = True
+        return None
+
+    def give_back(self, slot: int) -> None:
+        """A reserved slot was not filled after all."""
+        self.dram.slabs.free(slot)
+        self._room()
+
+    def can_wait_for_room(self) -> bool:
+        """Whether a refused `reserve` may succeed later without anything new: memory or leases are on their way back."""
+        return bool(self._growing or self._blocked or self.leases.count)
+
+    def publish(self, key: bytes, space: int, size: int, slot: int, table: bytes, now_s: int) -> int:
+        """The slot holds the block's verified bytes: list it. Returns its entry, held once for the caller."""
+        if self.index.find(key) != index.NONE:
+            raise InvariantBroken(f"block {key.hex()} published twice")
+        entry = self.index.add(key, space, size)
+        self.index.checksum[entry] = digests.checksum(table)
+        self._place(entry, slot, table, now_s)
+        if self.disk is not None:
+            self._to_disk.append((entry, self.index.generation[entry]))
+            self.actions.append(actions.WriteDisk())
+        return entry
+
+    def promoted(self, entry: int, slot: int, table: bytes, now_s: int) -> bool:
+        """Bytes came up from disk. False: they are not what was written; the entry is gone, the slot given back."""
+        if self.index.state[entry] & _DROPPED or digests.checksum(table) != self.index.checksum[entry]:
+            self.drop(entry, erase=True)
+            self.unhold(entry)
+            self.give_back(slot)
+            return False
+        self._place(entry, slot, table, now_s)
+        self.index.leases[entry] -= 1  # the reader's own hold; _place gave the caller one
+        return True
+
+    def _place(self, entry: int, slot: int, table: bytes, now_s: int) -> None:
+        slab = slot >> _SLAB_SHIFT
+        stride = self._digest_stride(self.dram.slabs.slot_bytes(slot))
+        store = self._digests[slab]
+        needed = self.slab_bytes // self.dram.slabs.slot_bytes(slot) * stride
+        if len(store) != needed:
+            self._digests[slab] = store = bytearray(needed)
+        start = (slot & _SLOT_MASK) * stride
+        store[start : start + len(table)] = table
+        self.dram.insert(entry, slot, self.index.key_low[entry], now_s)
+        self.index.leases[entry] += 1
+
+    # Disk
+
+    def next_disk_write(self, now_s: int) -> tuple[int, int] | None:
+        """(entry, disk slot) of a block to write now, held until `disk_written`; None when there is none."""
+        assert self.disk is not None
+        while self._to_disk:
+            entry, generation = self._to_disk.popleft()
+            current = self.index.generation[entry] == generation and not self.index.state[entry] & _DROPPED
+            if not current or self.index.disk_slot[entry] != index.NO_SLOT:
+                continue
+            if self.index.dram_slot[entry] == index.NO_SLOT:
+                self.disk_writes_skipped += 1
+                continue
+            slot = self._reserve_disk(self.index.space[entry], self.index.size[entry], now_s)
+            if slot is None:
+                self.disk_writes_skipped += 1
+                continue
+            self.hold(entry)
+            self.index.state[entry] |= _WRITING
+            return entry, slot
+        return None
+
+    @property
+    def disk_queue(self) -> int:
+        return len(self._to_disk)
+
+    def disk_written(self, entry: int, slot: int, now_s: int) -> None:
+        assert self.disk is not None
+        self.index.state[entry] &= ~_WRITING
+        if self.index.state[entry] & _DROPPED:
+            self.disk.slabs.free(slot)
+            self.actions.append(actions.EraseDisk(slot))
+        else:
+            self.disk.insert(entry, slot, self.index.key_low[entry], now_s)
+        self.unhold(entry)
+
+    def disk_failed(self, entry: int, slot: int) -> None:
+        """The write failed: the block stays in DRAM only, the slot goes back."""
+        assert self.disk is not None
+        self.index.state[entry] &= ~_WRITING
+        self.disk.slabs.free(slot)
+        self.unhold(entry)
+
+    def recovered(self, key: bytes, space: int, size: int, checksum: int, slot: int, now_s: int) -> bool:
+        """A record found on disk at start. False when its slot or key is taken: the record is to be ignored."""
+        assert self.disk is not None
+        if self.index.find(key) != index.NONE:
+            return False
+        try:
+            self.disk.slabs.restore(slot)
+        except ValueError:
+            return False
+        entry = self.index.add(key, space, size)
+        self.index.checksum[entry] = checksum
+        self.disk.insert(entry, slot, self.index.key_low[entry], now_s)
+        return True
+
+    def _reserve_disk(self, space: int, size: int, now_s: int) -> int | None:
+        tier, quota = self.disk, self.spaces[space].quota_bytes
+        assert tier is not None
+        for _ in range(8):
+            before = tier.slabs.unassigned_count
+            fits = quota is None or tier.slabs.space_used_bytes(space) + self._slot_bytes(tier, size) <= quota
+            if fits and (slot := tier.take(space, size)) is not None:
+                if tier.slabs.unassigned_count != before:
+                    self.actions.append(actions.AssignDisk(slot >> _SLAB_SHIFT, tier.slabs.class_of(size)))
+                return slot
+            victims = tier.victims(space, size, now_s, quota, self._leased)
+            if not victims:
+                return None
+            for entry in victims:
+                self._evict_from_disk(entry)
+            tier.release_empty((space, tier.slabs.class_of(size)))
+        return None
+
+    # Leases and endings
+
+    def connection_ended(self, identity: bytes, events: bool) -> None:
+        for entry in self.leases.gone(identity, events):
+            self._lease_ended(entry)
+
+    def released(self, identity: bytes, grants: list[tuple[int, int]]) -> int:
+        client = self.leases.clients.get(identity)
+        count = 0
+        for entry, generation in grants:
+            if client is not None and entry < self.index.capacity and self.leases.release(client, entry, generation):
+                self._lease_ended(entry)
+                count += 1
+        return count
+
+    def revoke_busy(self, identity: bytes, grants: list[tuple[int, int]]) -> None:
+        """The client has live views: it may be asked again later."""
+        client = self.leases.clients.get(identity)
+        if client is not None:
+            client.asked.difference_update(entry for entry, _ in grants)
+
+    def drop(self, entry: int, erase: bool = False, quarantine: bool = False) -> None:
+        """Nobody finds the block any more. With `quarantine` its DRAM slot is never used again."""
+        if self.index.state[entry] & _DROPPED:
+            return
+        self.index.unlink(entry)
+        self.index.state[entry] |= _DROPPED | (_QUARANTINED if quarantine else 0)
+        if self.disk is not None and self.index.disk_slot[entry] != index.NO_SLOT:
+            slot = self.disk.remove(entry)
+            self.disk.slabs.free(slot)
+            if erase:
+                self.actions.append(actions.EraseDisk(slot))
+        self._lease_ended(entry)
+
+    def expire(self, now_s: int) -> int:
+        """Drop what is older than its space's TTL; how many."""
+        tiers = [self.dram] + ([self.disk] if self.disk is not None else [])
+        entries = {entry for tier in tiers for entry in tier.expired(now_s)}
+        for entry in entries:
+            self.drop(entry, erase=True)
+        return len(entries)
+
+    def _lease_ended(self, entry: int) -> None:
+        if self.index.leases[entry]:
+            return
+        if self.index.state[entry] & _DROPPED:
+            if self.index.dram_slot[entry] != index.NO_SLOT:
+                quarantined = self.index.state[entry] & _QUARANTINED
+                slot = self.dram.remove(entry)
+                if quarantined:
+                    self.quarantined_bytes += self.dram.slabs.slot_bytes(slot)
+                else:
+                    self.dram.slabs.free(slot)
+            self.index.recycle(entry)
+        self._room()
+
+    def _evict_from_dram(self, entry: int) -> None:
+        slot = self.dram.remove(entry, self.index.key_low[entry])
+        self.dram.slabs.free(slot)
+        if self.index.disk_slot[entry] == index.NO_SLOT:
+            self.index.unlink(entry)
+            self.index.recycle(entry)
+
+    def _evict_from_disk(self, entry: int) -> None:
+        assert self.disk is not None
+        self.disk.slabs.free(self.disk.remove(entry, self.index.key_low[entry]))
+        if self.index.dram_slot[entry] == index.NO_SLOT:
+            self.index.unlink(entry)
+            self.index.recycle(entry)
+
+    # Room
+
+    def _leased(self, entry: int) -> bool:
+        if self.index.leases[entry]:
+            self._blocked.append(entry)
+            return True
+        return False
+
+    def _revoke_blocked(self) -> None:
+        """Ask the clients whose leases stood in the way, each for what it was not asked for already."""
+        wanted: dict[bytes, list[tuple[int, int]]] = {}
+        for entry in dict.fromkeys(self._blocked[: limits.REVOKE_BATCH_MAX]):
+            for identity, client in self.leases.holders(entry):
+                if entry not in client.asked:
+                    client.asked.add(entry)
+                    wanted.setdefault(identity, []).append((entry, self.index.generation[entry]))
+        self.actions += [actions.Revoke(identity, grants) for identity, grants in wanted.items()]
+
+    def _room(self) -> None:
+        if self.room_wanted:
+            self.room_wanted = False
+            self.actions.append(actions.SpaceFreed())
+
+    def _grow(self) -> bool:
+        """Whether more memory is on its way, so that evicting would be premature."""
+        if not self._growing and (size := self.next_segment_bytes()):
+            self._growing = size
+            self.actions.append(actions.Grow(size))
+        return bool(self._growing)
+
+    def _grow_ahead(self) -> None:
+        # The next segment takes a fraction of a second to make: ask while a third of the last is still unassigned.
+        if not self._growing and self.dram.slabs.unassigned_count * self.slab_bytes * 3 < self._segment_bytes:
+            self._grow()
+
+    def _charge_dram(self, slots: int, slot_bytes: int) -> bool:
+        # The first digest is within INDEX_ENTRY_BYTES; a 4 MiB block has 63 more, 0.012 % of its payload.
+        return self._charge(slots * (limits.INDEX_ENTRY_BYTES + self._digest_stride(slot_bytes) - limits.DIGEST_BYTES))
+
+    def _charge_disk(self, slots: int, slot_bytes: int) -> bool:  # noqa: ARG002 digests are not kept for disk
+        return self._charge(slots * limits.INDEX_ENTRY_BYTES)
+
+    def _charge(self, size: int) -> bool:
+        if size > 0 and self._segment_bytes + self.index_bytes + size > self.dram_budget_bytes:
+            return False
+        self.index_bytes += size
+        return True
+
+    def _policy(self, space: int, links: eviction.Links) -> eviction.Policy:
+        return eviction.policy(self.spaces[space].eviction, links, self.spaces[space].ttl_s)
+
+    @staticmethod
+    def _slot_bytes(tier: Tier, size: int) -> int:
+        return tier.slabs.classes[tier.slabs.class_of(size)]
+
+    @staticmethod
+    def _digest_stride(slot_bytes: int) -> int:
+        return digests.page_count(slot_bytes) * limits.DIGEST_BYTES
+
+    def check(self, skip: Callable[[int], bool] | None = None) -> None:
+        """Assert what must hold after every step; for tests and simulation, it reads everything."""
+        used = sum(self.dram.slabs.slot_bytes(s) for b in range(self.dram.slabs.slab_count) for s in self._used(b))
+        assert used == self.dram.slabs.used_bytes
+        assert self._segment_bytes + self.index_bytes <= self.dram_budget_bytes
+        for number, space in enumerate(self.spaces):
+            if space.quota_bytes is not None:
+                assert self.dram.slabs.space_used_bytes(number) <= space.quota_bytes
+        for client in self.leases.clients.values():
+            assert all(self.index.leases[entry] > 0 for entry in client.entries)
+            assert client.leased_bytes == sum(self.index.size[entry] for entry in client.entries)
+            assert client.leased_bytes <= self.leases.client_bytes_max
+
+    def _used(self, slab: int) -> list[int]:
+        return list(self.dram.slabs.used_slots(slab)) if self.dram.slabs.assignment(slab) else []
+
+
+def space_of(tenant: str, name: str, **settings: object) -> Space:
+    """A space with the uid that its tenant and name give."""
+    return Space(name=name, uid=keys.space_uid(tenant, name), **settings)  # type: ignore[arg-type]

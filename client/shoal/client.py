@@ -1,0 +1,442 @@
+"""The client: what `shoal.connect()` gives. Blocking and thread-safe; every method has an `a` twin for event loops.
+
+A read takes one of two ways. If every block it touches lies under a held grant, it is a dict lookup and a copy (or a
+view) under one lock, in this very function. If not, `reading.Reading` asks the node, in batches. An async twin answers
+from held grants at once and otherwise runs the blocking call in a thread, which costs less than an event loop of its
+own would: most reads wait for nothing.
+
+Memory that `read` returns belongs to the caller. `view` lends the node's memory, read-only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from shoal import administration, file, pieces
+from shoal.administration import Residency
+from shoal.grants import Grants
+from shoal.objects import KnownObjects, ObjectInfo, from_wire
+from shoal.origin_fallback import OriginReader
+from shoal.pieces import Piece
+from shoal.reading import Reading
+from shoal.session import Session
+from shoal.stats import ReadStats
+from shoal.view import View
+from shoal_core import limits, verbs
+from shoal_core.errors import BadRequest, NodeGone, ShoalError, from_wire as error_from_wire
+from shoal_core.verbs import hello, resolve
+from shoal_transport import buffers
+from shoal_transport.memory import MemoryListener
+
+T = TypeVar("T")
+
+Where = str | ObjectInfo
+"""A URL, read in the version it has now (asked at most once a minute), or exactly the version that an ObjectInfo names."""
+
+Range = Where | tuple[Where, int, int | None]
+"""What to read: an object, or (object, offset, length); length None means to the end."""
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+class Client:
+    """Reads through one node. Made by `shoal.connect`."""
+
+    def __init__(
+        self,
+        address: str | MemoryListener,
+        *,
+        deadline_s: float = limits.DEADLINE_S_DEFAULT,
+        datasets: Mapping[str, str] | None = None,
+    ) -> None:
+        self.address = address
+        self._deadline_s = deadline_s
+        self._datasets = dict(datasets or {})
+        self._grants = Grants()
+        self._objects = KnownObjects()
+        self._stats = ReadStats()
+        self._origin = OriginReader(self._datasets)
+        self._session = Session(address, self._grants)
+        self._reading = Reading(self._session, self._origin, self._stats)
+        self._pid = os.getpid()
+        _clients.add(self)
+
+    # Reads
+
+    def read(self, url: Where, offset: int = 0, length: int | None = None, *, deadline_s: float | None = None) -> bytes:
+        """`length` bytes from `offset`, or to the end; like a file, fewer where the object ends.
+
+        Raises NotFound, Forbidden, OriginError, ObjectChanged, DeadlineExceeded, BadRequest.
+        """
+        info = url if isinstance(url, ObjectInfo) else self._objects.get(url)
+        if info is not None and (data := self._read_held(info, offset, length)) is not None:
+            return data
+        deadline = self._deadline(deadline_s)
+        info = self._resolve(url, deadline)
+        count = _checked(info, offset, length)
+        if not count:
+            return b""
+        data, target = buffers.new_bytes(count)
+        self._run(list(pieces.split(info, offset, count, target, 0)), deadline)
+        target.release()
+        self._stats.reads += 1
+        self._stats.bytes += count
+        return data
+
+    def read_into(self, url: Where, buffer: Any, offset: int = 0, *, deadline_s: float | None = None) -> int:
+        """Fill a writable buffer from `offset`; the number of bytes, fewer where the object ends."""
+        target = memoryview(buffer).cast("B")
+        deadline = self._deadline(deadline_s)
+        info = self._resolve(url, deadline)
+        count = _checked(info, offset, len(target))
+        if count:
+            self._run(list(pieces.split(info, offset, count, target[:count], 0)), deadline)
+        self._stats.reads += 1
+        self._stats.bytes += count
+        return count
+
+    def read_many(
+        self, requests: Sequence[Range], *, deadline_s: float | None = None, return_errors: bool = False
+    ) -> list[Any]:
+        """Many reads as one: a list of bytes in the order asked. One request per batch to the node.
+
+        The first error is raised, unless `return_errors` puts each in the place of its bytes.
+        """
+        results: list[Any] = [None] * len(requests)
+        missing = self._read_many_held(requests, results)
+        if missing:
+            errors = self._read_many_missing(requests, missing, results, self._deadline(deadline_s))
+            for position, error in sorted(errors.items()):
+                if not return_errors:
+                    raise error
+                results[position] = error
+        self._stats.reads += len(requests)
+        self._stats.bytes += sum(len(result) for result in results if isinstance(result, bytes))
+        return results
+
+    def view(self, url: Where, offset: int = 0, length: int | None = None, *, deadline_s: float | None = None) -> View:
+        """The range where it lies, without a copy, while the `with` block or anything made from it lives."""
+        info = url if isinstance(url, ObjectInfo) else self._objects.get(url)
+        if info is not None:
+            block, inside = divmod(offset, info.block_size_bytes)
+            count = info.size - offset if length is None else min(length, info.size - offset)
+            if 0 < count <= info.block_size_bytes - inside and offset >= 0:
+                with self._grants.lock:
+                    grant = self._grants.by_key.get((info.fingerprint, block))
+                    if grant is not None:
+                        self._grants.touch(grant)
+                        part = grant.view(self._session.holder)[inside : inside + count]
+                        self._count_held(count)
+                        return View(info.url, [part], True)
+        deadline = self._deadline(deadline_s)
+        info = self._resolve(url, deadline)
+        count = _checked(info, offset, length)
+        wanted = list(pieces.split(info, offset, count, None, 0))
+        self._run(wanted, deadline)
+        self._stats.reads += 1
+        self._stats.bytes += count
+        parts = [piece.part for piece in wanted if piece.part is not None]
+        return View(info.url, parts, all(not piece.copied for piece in wanted))
+
+    def open(self, url: str, mode: str = "rb", *, buffer_bytes: int = file.BUFFER_BYTES) -> Any:
+        """A seekable, buffered, read-only file object."""
+        return file.open_binary(self, url, mode, buffer_bytes=buffer_bytes)
+
+    def prefetch(self, url: str, offset: int = 0, length: int | None = None) -> None:
+        """Ask the node to fill the range; does not wait for it."""
+        deadline = self._deadline(None)
+        info = self._resolve(url, deadline)
+        count = _checked(info, offset, length)
+        if count:
+            first = offset // info.block_size_bytes
+            last = (offset + count - 1) // info.block_size_bytes
+            administration.prefetch(self._session, info, first, last - first + 1, deadline)
+
+    # Objects
+
+    def info(self, url: str, *, deadline_s: float | None = None) -> ObjectInfo:
+        """Size and version. NotFound when there is no such object."""
+        return self._resolve(url, self._deadline(deadline_s))
+
+    def infos(self, urls: Sequence[str], *, deadline_s: float | None = None) -> list[ObjectInfo | ShoalError]:
+        """Of many, in order; an error in the place of each that has none."""
+        return self._resolve_many(urls, self._deadline(deadline_s))
+
+    def list(self, url: str, *, deadline_s: float | None = None) -> list[ObjectInfo]:
+        """All objects below a URL. Reads of them need no request to the origin for their size and version."""
+        found = administration.list_objects(self._session, url, self._deadline(deadline_s))
+        self._objects.add(found)
+        return found
+
+    def inspect(self, urls: Sequence[str]) -> list[Residency]:
+        """What is cached of each object, by tier."""
+        deadline = self._deadline(None)
+        infos = self._resolve_many(urls, deadline)
+        return administration.inspect(self._session, self._reading, infos, deadline)
+
+    def evict(self, url: str) -> int:
+        """Drop an object, or all below a URL that ends with '/', from the node; blocks dropped."""
+        deadline = self._deadline(None)
+        infos = self.list(url) if url.endswith("/") else [self._resolve(url, deadline)]
+        count = administration.evict(self._session, self._reading, infos, deadline)
+        with self._grants.lock:
+            for info in infos:
+                self._objects.forget(info.url)
+                for block in range(-(-info.size // info.block_size_bytes)):
+                    self._grants.forget_key((info.fingerprint, block))
+        return count
+
+    def declare_dataset(
+        self,
+        name: str,
+        url: str,
+        *,
+        eviction: str = "s3fifo",
+        quota_bytes: int | None = None,
+        ttl_s: float | None = None,
+    ) -> None:
+        """Give a URL prefix a name, a quota and an eviction policy of its own; then shoal://name/path reads it."""
+        deadline = self._deadline(None)
+        administration.declare_dataset(self._session, name, url, eviction, quota_bytes, ttl_s, deadline)
+        self._datasets[name] = self._origin.datasets[name] = url
+
+    # Numbers and endings
+
+    def stats(self) -> ReadStats:
+        """This client's counters."""
+        return self._stats
+
+    def node_stats(self) -> dict[str, Any]:
+        """The node's counters, gauges and configuration."""
+        return administration.node_stats(self._session, self._deadline(None))
+
+    def terms(self) -> hello.Reply | None:
+        """What the node said of itself when it was first reached; None while it is not."""
+        try:
+            return self._session.connect(self._deadline(None))
+        except ShoalError:
+            return None
+
+    def close(self) -> None:
+        """Give back every lease that no view holds. Closing twice is fine."""
+        self._session.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process connects by itself: leases and sockets belong to this one.
+        if isinstance(self.address, MemoryListener):
+            raise BadRequest("a client over the memory door cannot be sent to another process")
+        return _rebuild, (self.address, self._deadline_s, self._datasets)
+
+    # Async twins
+
+    async def aread(
+        self, url: Where, offset: int = 0, length: int | None = None, *, deadline_s: float | None = None
+    ) -> bytes:
+        """`read` for event loops."""
+        info = url if isinstance(url, ObjectInfo) else self._objects.get(url)
+        if info is not None and (data := self._read_held(info, offset, length)) is not None:
+            return data
+        return await asyncio.to_thread(self.read, url, offset, length, deadline_s=deadline_s)
+
+    async def aread_into(self, url: Where, buffer: Any, offset: int = 0, *, deadline_s: float | None = None) -> int:
+        """`read_into` for event loops."""
+        return await asyncio.to_thread(self.read_into, url, buffer, offset, deadline_s=deadline_s)
+
+    async def aread_many(
+        self, requests: Sequence[Range], *, deadline_s: float | None = None, return_errors: bool = False
+    ) -> list[Any]:
+        """`read_many` for event loops."""
+        call = functools.partial(self.read_many, requests, deadline_s=deadline_s, return_errors=return_errors)
+        return await asyncio.to_thread(call)
+
+    async def aview(self, url: Where, offset: int = 0, length: int | None = None) -> View:
+        """`view` for event loops."""
+        return await asyncio.to_thread(self.view, url, offset, length)
+
+    async def ainfo(self, url: str) -> ObjectInfo:
+        """`info` for event loops."""
+        return await asyncio.to_thread(self.info, url)
+
+    async def alist(self, url: str) -> list[ObjectInfo]:
+        """`list` for event loops."""
+        return await asyncio.to_thread(self.list, url)
+
+    async def aopen(self, url: str, mode: str = "rb") -> Any:
+        """`open` for event loops; the file object itself blocks."""
+        return await asyncio.to_thread(self.open, url, mode)
+
+    # Held grants: the hot path
+
+    def _read_held(self, info: ObjectInfo, offset: int, length: int | None) -> bytes | None:
+        """The range, if it lies in one block under a held grant."""
+        count = info.size - offset
+        if length is not None and length < count:
+            count = length
+        block, inside = divmod(offset, info.block_size_bytes)
+        if count <= 0 or offset < 0 or inside + count > info.block_size_bytes:
+            return None
+        with self._grants.lock:
+            grant = self._grants.by_key.get((info.fingerprint, block))
+            if grant is None:
+                return None
+            self._grants.touch(grant)
+            data = bytes(grant.memory[inside : inside + count])
+        self._count_held(count)
+        return data
+
+    def _count_held(self, count: int) -> None:
+        self._stats.reads += 1
+        self._stats.bytes += count
+        self._stats.hits["shared memory"] += 1
+
+    def _read_many_held(self, requests: Sequence[Range], results: list[Any]) -> list[int]:
+        """Fill in what held grants answer; the positions of the rest."""
+        missing: list[int] = []
+        known, by_key = self._objects.get, self._grants.by_key
+        with self._grants.lock:
+            for position, request in enumerate(requests):
+                url, offset, length = request if isinstance(request, tuple) else (request, 0, None)
+                info = url if isinstance(url, ObjectInfo) else known(url)
+                if info is not None:
+                    count = info.size - offset
+                    if length is not None and length < count:
+                        count = length
+                    size = info.block_size_bytes
+                    inside = offset % size
+                    if count > 0 and offset >= 0 and inside + count <= size:
+                        grant = by_key.get((info.fingerprint, offset // size))
+                        if grant is not None:
+                            if not grant.touches:
+                                self._grants.touch(grant)
+                            else:
+                                grant.touches += 1
+                            results[position] = bytes(grant.memory[inside : inside + count])
+                            continue
+                missing.append(position)
+        self._stats.hits["shared memory"] += len(requests) - len(missing)
+        return missing
+
+    def _read_many_missing(
+        self, requests: Sequence[Range], missing: list[int], results: list[Any], deadline: float
+    ) -> dict[int, ShoalError]:
+        ranges = [r if isinstance(r := requests[position], tuple) else (r, 0, None) for position in missing]
+        infos = self._resolve_many([url for url, _, _ in ranges], deadline)
+        errors: dict[int, ShoalError] = {}
+        wanted: list[Piece] = []
+        targets: list[memoryview] = []
+        for position, (_, offset, length), info in zip(missing, ranges, infos, strict=True):
+            if isinstance(info, ShoalError):
+                errors[position] = info
+                continue
+            try:
+                count = _checked(info, offset, length)
+            except BadRequest as error:
+                errors[position] = error
+                continue
+            results[position] = b""
+            if count:
+                results[position], target = buffers.new_bytes(count)
+                targets.append(target)
+                wanted.extend(pieces.split(info, offset, count, target, position))
+        failed = self._reading.read(wanted, deadline)
+        for target in targets:
+            target.release()
+        return errors | failed
+
+    # Inside
+
+    def _run(self, wanted: list[Piece], deadline: float) -> None:
+        for error in self._reading.read(wanted, deadline).values():
+            raise error
+
+    def _resolve(self, url: Where, deadline: float) -> ObjectInfo:
+        info = url if isinstance(url, ObjectInfo) else self._objects.get(url)
+        if info is not None:
+            return info
+        found = self._resolve_many([url], deadline)[0]
+        if isinstance(found, ShoalError):
+            raise found
+        return found
+
+    def _resolve_many(self, urls: Sequence[Where], deadline: float) -> list[ObjectInfo | ShoalError]:
+        found: dict[Where, ObjectInfo | ShoalError] = {}
+        unknown: list[str] = []
+        for url in dict.fromkeys(urls):
+            info = url if isinstance(url, ObjectInfo) else self._objects.get(url)
+            if info is not None:
+                found[url] = info
+            elif isinstance(url, str):
+                unknown.append(url)
+        for start in range(0, len(unknown), limits.BATCH_ITEMS_MAX):
+            part = unknown[start : start + limits.BATCH_ITEMS_MAX]
+            found.update(zip(part, self._ask_node(part, deadline), strict=True))
+        self._objects.add([info for url in unknown if isinstance(info := found[url], ObjectInfo)])
+        return [found[url] for url in urls]
+
+    def _ask_node(self, urls: list[str], deadline: float) -> Iterable[ObjectInfo | ShoalError]:
+        milliseconds = max(1, int((deadline - time.monotonic()) * 1000))
+        request = resolve.Request([resolve.Wanted(url) for url in urls], milliseconds)
+        try:
+            try:
+                reply = self._session.call(resolve.KIND, request, deadline)
+            except NodeGone:
+                reply = self._session.call(resolve.KIND, request, deadline)
+        except NodeGone as error:
+            self._reading.say_once(error)
+            return [self._ask_origin(url, deadline) for url in urls]
+        return [
+            from_wire(answer) if isinstance(answer, resolve.Object) else error_from_wire(answer.code, answer.text)
+            for answer in reply.objects
+        ]
+
+    def _ask_origin(self, url: str, deadline: float) -> ObjectInfo | ShoalError:
+        known = self._objects.stale(url)
+        if known is not None:
+            return known
+        try:
+            return self._origin.head(url, deadline)
+        except ShoalError as error:
+            return error
+
+    def _deadline(self, deadline_s: float | None) -> float:
+        if deadline_s is not None and deadline_s <= 0:
+            raise BadRequest(f"deadline_s: {deadline_s} is not above 0")
+        return time.monotonic() + (self._deadline_s if deadline_s is None else deadline_s)
+
+    def _after_fork(self) -> None:
+        self._session.abandon()
+        self._pid = os.getpid()
+
+
+def _checked(info: ObjectInfo, offset: int, length: int | None) -> int:
+    """Bytes that the range holds; BadRequest for what no file would take."""
+    if offset < 0 or (length is not None and length < 0):
+        raise BadRequest(f"{info.url}: offset {offset}, length {length}: neither can be negative")
+    return pieces.clip(info, offset, length)
+
+
+def _rebuild(address: str, deadline_s: float, datasets: dict[str, str]) -> Client:
+    return Client(address, deadline_s=deadline_s, datasets=datasets)
+
+
+def _forked() -> None:
+    for client in list(_clients):
+        client._after_fork()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,287 @@
+"""The slow half of a read: pieces without a held grant are asked for, received, checked, and put in their places.
+
+Pieces travel in batches, the next blocks named as `ahead` so that the node fills them meanwhile. A granted piece is
+copied out of shared memory, or viewed; an inline one is received straight into its target where it covers whole pages,
+and checked against the digests that came with it. What the node cannot give (it is gone, it cannot hold the block, its
+copy is corrupt twice) is read from the origin, within the same deadline.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from shoal.grants import Grant
+from shoal.objects import ObjectInfo
+from shoal.origin_fallback import OriginReader
+from shoal.pieces import Piece
+from shoal.session import Session
+from shoal.stats import ReadStats
+from shoal_core import digests, limits, verbs
+from shoal_core.errors import Corrupt, DeadlineExceeded, NodeGone, ProtocolError, ShoalError, UnknownObject, from_wire
+from shoal_core.verbs import complain, get, resolve
+from shoal_transport.interface import Channel
+
+log = logging.getLogger("shoal")
+
+_COPY_UNLOCKED_BYTES = 256 << 10
+"""From here a copy is long enough to be made outside the lock, on a pinned view."""
+
+_SCRATCH_BYTES = 1 << 20
+"""Small inline items are received together, up to this much at once."""
+
+_CORRUPT_TRIES = 2
+
+
+class Reading:
+    """Reads pieces over one session, with the origin as the way out."""
+
+    def __init__(self, session: Session, origin: OriginReader, stats: ReadStats) -> None:
+        self._session = session
+        self._grants = session.grants
+        self._origin = origin
+        self._stats = stats
+        self._said = False
+
+    def read(self, pieces: list[Piece], deadline: float) -> dict[int, ShoalError]:
+        """Complete every piece; errors by the read they belong to."""
+        errors: dict[int, ShoalError] = {}
+        started = time.perf_counter()
+        start = 0
+        while start < len(pieces):
+            end = self._batch_end(pieces, start)
+            missing = [piece for piece in pieces[start:end] if not self._from_held(piece)]
+            while missing:
+                self._complete(missing, pieces[end:], errors, deadline)
+                missing = [piece for piece in missing if not piece.done and piece.request not in errors]
+            start = end
+        self._stats.wait_s += time.perf_counter() - started
+        return errors
+
+    def resolve_again(self, infos: list[ObjectInfo], deadline: float) -> None:
+        """Tell a node that forgot them what these fingerprints stand for."""
+        wanted = [resolve.Wanted(info.url, info.size, info.etag) for info in infos]
+        self._session.call(resolve.KIND, resolve.Request(wanted, _milliseconds(deadline)), deadline)
+
+    def say_once(self, error: Exception) -> None:
+        """A fallback is visible: in the log once, in the counters always."""
+        if not self._said:
+            self._said = True
+            log.warning("reading from the origin directly: %s", error)
+
+    def _batch_end(self, pieces: list[Piece], start: int) -> int:
+        terms = self._session.hello
+        size_max = terms.batch_bytes_max if terms is not None else limits.BATCH_BYTES_MAX
+        size, end = 0, start
+        while end < len(pieces) and end - start < limits.BATCH_ITEMS_MAX:
+            size += pieces[end].info.block_size_bytes
+            if size > size_max and end > start:
+                # Small objects in large blocks would count too much; count what the block can really hold.
+                exact = sum(_block_bytes(piece) for piece in pieces[start : end + 1])
+                if exact > size_max:
+                    break
+                size = exact
+            end += 1
+        return end
+
+    def _complete(
+        self, missing: list[Piece], later: list[Piece], errors: dict[int, ShoalError], deadline: float
+    ) -> None:
+        try:
+            try:
+                self._ask(missing, later, errors, deadline)
+            except UnknownObject:
+                self.resolve_again(list({piece.info.fingerprint: piece.info for piece in missing}.values()), deadline)
+                self._ask(missing, later, errors, deadline)
+            except NodeGone:
+                # Perhaps only an old connection ended, or the node came back: once more.
+                missing = [piece for piece in missing if not piece.done]
+                self.resolve_again(list({piece.info.fingerprint: piece.info for piece in missing}.values()), deadline)
+                self._ask(missing, later, errors, deadline)
+        except DeadlineExceeded as error:
+            for piece in missing:
+                if not piece.done:
+                    errors.setdefault(piece.request, error)
+        except (NodeGone, ProtocolError, UnknownObject) as error:
+            for piece in missing:
+                if not piece.done:
+                    self._from_origin(piece, error, errors, deadline)
+
+    def _ask(self, missing: list[Piece], later: list[Piece], errors: dict[int, ShoalError], deadline: float) -> None:
+        """One `get` for these pieces; those whose bytes arrived are done."""
+        numbers: dict[bytes, int] = {}
+        items = [
+            get.Item(numbers.setdefault(piece.info.fingerprint, len(numbers)), piece.block, piece.offset, piece.length)
+            for piece in missing
+        ]
+        ahead = self._ahead(missing, later, numbers)
+        with self._grants.lock:
+            self._grants.make_room(sum(_block_bytes(piece) for piece in missing))
+            released, touches = self._grants.report()
+        request = get.Request(list(numbers), items, ahead, _milliseconds(deadline), False, released, touches)
+        with self._session.channel(deadline) as channel:
+            header, body = channel.call(get.KIND, verbs.encode(request), deadline)
+            reply = verbs.decode_reply(get.KIND, header, body)
+            if len(reply.items) != len(missing):
+                raise ProtocolError(f"get: {len(reply.items)} answers to {len(missing)} items")
+            self._receive(channel, header.payload_bytes, missing, reply.items, deadline)
+            for piece, answer in zip(missing, reply.items, strict=True):
+                if isinstance(answer, get.Grant):
+                    self._use_grant(channel, piece, answer, deadline)
+        for piece, answer in zip(missing, reply.items, strict=True):
+            if isinstance(answer, get.Failed):
+                errors.setdefault(piece.request, from_wire(answer.code, answer.text))
+            elif isinstance(answer, get.Bypass):
+                self._from_origin(piece, NodeGone(answer.reason), errors, deadline)
+            elif not piece.done:
+                self._corrupt(piece, answer, errors, deadline)
+
+    def _ahead(self, missing: list[Piece], later: list[Piece], numbers: dict[bytes, int]) -> list[get.Ahead]:
+        ahead: list[get.Ahead] = []
+        room = min(limits.READ_AHEAD_BYTES, self._session.hello.batch_bytes_max if self._session.hello else 0)
+        for piece in later:
+            room -= _block_bytes(piece)
+            if room < 0 or len(ahead) >= 256:
+                break
+            number = numbers.setdefault(piece.info.fingerprint, len(numbers))
+            last = ahead[-1] if ahead else None
+            if last is not None and last.object == number and last.block + last.count == piece.block:
+                ahead[-1] = get.Ahead(number, last.block, last.count + 1)
+            else:
+                ahead.append(get.Ahead(number, piece.block, 1))
+        return ahead
+
+    # Bytes under a grant
+
+    def _from_held(self, piece: Piece) -> bool:
+        with self._grants.lock:
+            grant = self._grants.by_key.get(piece.key)
+            if grant is None:
+                return False
+            self._grants.touch(grant)
+            view = self._copy_or_pin(piece, grant)
+        self._stats.hits["shared memory"] += 1
+        self._finish(piece, view)
+        return True
+
+    def _use_grant(self, channel: Channel, piece: Piece, answer: get.Grant, deadline: float) -> None:
+        mapping = self._session.mapping(answer.segment, channel, deadline)
+        if answer.offset + answer.length > mapping.size or piece.offset + piece.length > answer.length:
+            raise ProtocolError("get: a grant outside its segment or block")
+        grant = Grant(piece.key, mapping, answer.offset, answer.length, answer.entry, answer.generation)
+        with self._grants.lock:
+            view = self._copy_or_pin(piece, self._grants.add(grant))
+        name = get.SOURCE_NAMES[answer.source]
+        self._stats.hits["shared memory" if name == "dram" else name] += 1
+        self._finish(piece, view)
+
+    def _copy_or_pin(self, piece: Piece, grant: Grant) -> memoryview | None:
+        """Under the lock: copy a small piece now, or pin the block for what follows outside."""
+        if piece.target is not None and piece.length < _COPY_UNLOCKED_BYTES:
+            piece.target[:] = grant.memory[piece.offset : piece.offset + piece.length]
+            return None
+        return grant.view(self._session.holder)[piece.offset : piece.offset + piece.length]
+
+    @staticmethod
+    def _finish(piece: Piece, view: memoryview | None) -> None:
+        if view is not None:
+            if piece.target is not None:
+                piece.target[:] = view
+            else:
+                piece.part = view
+        piece.done = True
+
+    # Bytes through the connection
+
+    def _receive(
+        self, channel: Channel, payload_bytes: int, missing: list[Piece], answers: list[get.Inline], deadline: float
+    ) -> None:
+        inline = [(p, a) for p, a in zip(missing, answers, strict=True) if isinstance(a, get.Inline)]
+        if sum(answer.length for _, answer in inline) != payload_bytes:
+            channel.close()
+            raise ProtocolError(f"get: a payload of {payload_bytes} bytes that the answers do not add up to")
+        start = 0
+        while start < len(inline):
+            end, size = start, 0
+            while end < len(inline) and inline[end][1].length <= limits.PAGE_BYTES and size < _SCRATCH_BYTES:
+                size += inline[end][1].length
+                end += 1
+            if end > start + 1:
+                scratch = memoryview(channel.receive(size, deadline))
+                for piece, answer in inline[start:end]:
+                    self._check(channel, piece, answer, scratch[: answer.length], copied=False)
+                    scratch = scratch[answer.length :]
+                start = end
+            else:
+                self._receive_one(channel, *inline[start], deadline)
+                start += 1
+
+    def _receive_one(self, channel: Channel, piece: Piece, answer: get.Inline, deadline: float) -> None:
+        exact = answer.page * limits.PAGE_BYTES == piece.offset and answer.length == piece.length
+        if exact and piece.target is not None:
+            channel.receive_into(piece.target, deadline)
+            self._check(channel, piece, answer, piece.target, copied=True)
+        else:
+            whole = memoryview(channel.receive(answer.length, deadline))
+            self._check(channel, piece, answer, whole, copied=False)
+
+    def _check(self, channel: Channel, piece: Piece, answer: get.Inline, pages: memoryview, copied: bool) -> None:
+        first = piece.offset - answer.page * limits.PAGE_BYTES
+        if first < 0 or first + piece.length > answer.length:
+            channel.close()
+            raise ProtocolError("get: an inline answer that does not cover its range")
+        if not digests.matches(pages, answer.digests):
+            return
+        if not copied:
+            part = pages[first : first + piece.length]
+            if piece.target is not None:
+                piece.target[:] = part
+            else:
+                piece.part = part
+                piece.copied = True
+        name = get.SOURCE_NAMES[answer.source]
+        self._stats.hits[channel.door if name == "dram" else name] += 1
+        piece.done = True
+
+    def _corrupt(self, piece: Piece, answer: get.Inline, errors: dict[int, ShoalError], deadline: float) -> None:
+        """Bytes that did not match: the node is told, and the piece is asked for again, then read from the origin."""
+        self._stats.corrupt_pages += 1
+        piece.tries += 1
+        try:
+            self._session.call(complain.KIND, complain.Request(answer.entry, answer.generation), deadline)
+        except DeadlineExceeded as error:
+            errors.setdefault(piece.request, error)
+        except ShoalError:
+            piece.tries = _CORRUPT_TRIES
+        if piece.tries >= _CORRUPT_TRIES:
+            error = Corrupt(f"{piece.info.url}: block {piece.block} does not match its digests")
+            self._from_origin(piece, error, errors, deadline)
+
+    # Without the node
+
+    def _from_origin(
+        self, piece: Piece, reason: Exception, errors: dict[int, ShoalError], deadline: float
+    ) -> None:
+        self.say_once(reason)
+        self._stats.fallbacks += 1
+        target = piece.target
+        if target is None:
+            target = memoryview(bytearray(piece.length))
+            piece.part = target.toreadonly()
+            piece.copied = True
+        try:
+            self._origin.read(piece.info, piece.object_offset, target, deadline)
+        except ShoalError as error:
+            errors.setdefault(piece.request, error)
+            return
+        self._stats.hits["direct"] += 1
+        piece.done = True
+
+
+def _block_bytes(piece: Piece) -> int:
+    info = piece.info
+    return min(info.block_size_bytes, info.size - piece.block * info.block_size_bytes)
+
+
+def _milliseconds(deadline: float) -> int:
+    return max(1, int((deadline - time.monotonic()) * 1000))
