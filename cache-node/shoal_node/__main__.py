@@ -62,7 +62,7 @@ def main() -> int:
     try:
         run(serve(read_config(arguments.config)))
     except ShoalError as error:
-        print(f"shoal: {error}", file=sys.stderr)
+        sys.stderr.write(f"shoal: {error}\n")
         return 1
     return 0
 

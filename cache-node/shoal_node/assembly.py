@@ -20,7 +20,8 @@ from shoal_core.errors import ConfigError
 from shoal_node.resolver import DEFAULT_SPACE, Resolver
 from shoal_node.runtime import Node
 from shoal_node.serve import Server
-from shoal_node.state import NodeState, space_of, tier_classes
+from shoal_node.spaces import space_of, tier_classes
+from shoal_node.state import NodeState
 from shoal_node.tiers.nvme import NvmeTier, Record
 from shoal_transport.memory import MemoryListener
 from shoal_transport.tcp import TcpListener
@@ -41,8 +42,8 @@ class RunningNode:
     async def lingered(self) -> None:
         """Returns when no client was connected for the configured time; never without one."""
         linger_s = self.node.config.linger_s
-        while linger_s is None or self.server.connection_count or (
-            time.monotonic() - self.server.empty_since < linger_s
+        while (
+            linger_s is None or self.server.connection_count or (time.monotonic() - self.server.empty_since < linger_s)
         ):
             await asyncio.sleep(_TICK_S)
 
@@ -60,7 +61,7 @@ async def running(config: NodeConfig) -> AsyncGenerator[RunningNode]:
             _recover(state, nvme)
         node = Node(config, state, nvme, tenant)
         stack.push_async_callback(node.close)
-        await asyncio.to_thread(node.grow, state.next_segment_bytes())
+        await asyncio.to_thread(node.grow, state.layout.next_segment_bytes())
         if not node.segments:
             raise ConfigError(
                 f"dram.budget_bytes: not even a first segment of the {config.dram.budget_bytes} bytes can be had"
@@ -147,9 +148,7 @@ async def _control(node: Node, address: str) -> AsyncGenerator[None]:
     from shoal_node import control_api
 
     started: asyncio.Future[str] = node.loop.create_future()
-    serving = asyncio.create_task(
-        control_api.serve(control_api.make_app(node), address, listening=started.set_result)
-    )
+    serving = asyncio.create_task(control_api.serve(control_api.make_app(node), address, listening=started.set_result))
     await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         await serving

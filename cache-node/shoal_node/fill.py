@@ -113,9 +113,7 @@ class Filler:
             with node.step() as state:
                 for flight, table in zip(run, tables, strict=True):
                     slot, flight.slot = flight.slot, -1
-                    entry = state.publish(
-                        flight.key, record.space, flight.size, slot, table, node.now_s()
-                    )
+                    entry = state.publish(flight.key, record.space, flight.size, slot, table, node.now_s())
                     node.deliver(flight, entry, get.SOURCE_ORIGIN)
                     node.counters.fill_bytes += flight.size
             result = "ok"
@@ -221,5 +219,3 @@ def _runs(flights: list[Flight], range_bytes: int) -> list[list[Flight]]:
             runs.append([flight])
             size = flight.size
     return runs
-
-

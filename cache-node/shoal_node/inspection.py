@@ -76,15 +76,15 @@ def gauges(node: Node) -> metrics.Gauges:
     state = node.state
     tiers = {
         "dram": metrics.TierGauges(
-            budget_bytes=state.dram_budget_bytes,
+            budget_bytes=state.layout.budget_bytes,
             used_bytes=state.dram.slabs.used_bytes,
             blocks=len(state.dram),
-            index_bytes=state.index_bytes,
+            index_bytes=state.layout.index_bytes,
         )
     }
     if state.disk is not None and node.nvme is not None:
         tiers["disk"] = metrics.TierGauges(
-            budget_bytes=state.disk.slabs.slab_count * state.slab_bytes,
+            budget_bytes=state.disk.slabs.slab_count * state.layout.slab_bytes,
             used_bytes=state.disk.slabs.used_bytes,
             blocks=len(state.disk),
         )
@@ -121,9 +121,7 @@ def status(node: Node) -> dict[str, Any]:
             "config": msgspec.to_builtins(node.config) | {"origins": sorted(node.config.origins)},
             "nvme_direct": node.nvme.direct if node.nvme is not None else None,
             "disk_failed": node.writer.failed if node.writer is not None else False,
-            "segments": [
-                {"bytes": segment.size, "huge_pages": segment.huge} for segment in node.segments
-            ],
+            "segments": [{"bytes": segment.size, "huge_pages": segment.huge} for segment in node.segments],
             "index_memory_bytes": state.index.memory_bytes + state.dram.memory_bytes,
             "quarantined_bytes": state.quarantined_bytes,
             "objects_remembered": len(state.objects),

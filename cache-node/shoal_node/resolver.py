@@ -17,8 +17,8 @@ from shoal_core import keys, limits
 from shoal_core.errors import BadRequest, DeadlineExceeded, NotFound, OriginError, ShoalError, to_wire
 from shoal_core.verbs import dataset, listing, resolve
 from shoal_node.objects import ObjectRecord
+from shoal_node.spaces import space_of
 from shoal_transport.origins.interface import ObjectMeta, shown
-from shoal_node.state import space_of
 
 if TYPE_CHECKING:
     from shoal_node.runtime import Node

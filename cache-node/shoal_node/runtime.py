@@ -26,10 +26,10 @@ from shoal_node.disk_writer import DiskWriter
 from shoal_node.fill import Filler, Flight
 from shoal_node.metrics import Counters, Gauges
 from shoal_node.objects import ObjectRecord
-from shoal_transport.origins import Origins
 from shoal_node.state import NodeState
 from shoal_node.tiers.dram import DramSegment
 from shoal_node.tiers.nvme import NvmeTier
+from shoal_transport.origins import Origins
 
 _MEMORY_MARGIN_BYTES = 256 * limits.MIB
 """Memory left to the machine when a segment is made; below it the cache stops growing instead."""
@@ -83,9 +83,7 @@ class Node:
 
     # The read
 
-    def get(
-        self, records: list[ObjectRecord], request: get.Request, deadline: float
-    ) -> list[Delivered | Exception]:
+    def get(self, records: list[ObjectRecord], request: get.Request, deadline: float) -> list[Delivered | Exception]:
         """Outcome of each item, in order; every Delivered is held once for the caller.
 
         `deadline` is on the monotonic clock. Missing blocks are filled meanwhile; what is not there in time is a
@@ -299,9 +297,8 @@ def available_memory_bytes() -> int:
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
-        with contextlib.suppress(OSError, ValueError):
-            with open(limit) as most, open(usage) as used:
-                available = min(available, int(most.read()) - int(used.read()))
+        with contextlib.suppress(OSError, ValueError), open(limit) as most, open(usage) as used:
+            available = min(available, int(most.read()) - int(used.read()))
     return available
 
 
@@ -312,5 +309,3 @@ def huge_pages_configured() -> bool:
             return int(file.read()) > 0
     except OSError:
         return False
-
-

@@ -17,10 +17,27 @@ from typing import Any
 
 from shoal_core import frame, limits, verbs
 from shoal_core.errors import (
-    BadRequest, Forbidden, NodeGone, NoSpace, ProtocolError, ShoalError, to_wire,
+    BadRequest,
+    Forbidden,
+    NodeGone,
+    NoSpace,
+    ProtocolError,
+    ShoalError,
+    to_wire,
 )  # fmt: skip
 from shoal_core.verbs import (
-    complain, dataset, evict, get, hello, inspect, listing, map, release, resolve, revoke, stat,
+    complain,
+    dataset,
+    evict,
+    get,
+    hello,
+    inspect,
+    listing,
+    map,
+    release,
+    resolve,
+    revoke,
+    stat,
 )  # fmt: skip
 from shoal_node import inspection
 from shoal_node.batches import Delivered
@@ -175,9 +192,7 @@ class Session:
             if reply is not None and reply.done is not None:
                 reply.done()
 
-    def _send(
-        self, data: bytes, payload: Sequence[memoryview] = (), descriptors: Sequence[int] = ()
-    ) -> None:
+    def _send(self, data: bytes, payload: Sequence[memoryview] = (), descriptors: Sequence[int] = ()) -> None:
         with self._send_lock:
             self._connection.send(data, payload, descriptors)
 
@@ -313,7 +328,7 @@ class Session:
     def _dataset(self, request: dataset.Request) -> Reply:
         return Reply(dataset.Reply(self._resolver.declare(request)))
 
-    def _stat(self, request: stat.Request) -> Reply:  # noqa: ARG002
+    def _stat(self, request: stat.Request) -> Reply:
         return Reply(stat.Reply(self._node.status()))
 
     # Events
@@ -340,5 +355,3 @@ def _refused(error: Exception) -> get.Bypass | get.Failed:
     if isinstance(error, NoSpace):
         return get.Bypass(str(error))
     return get.Failed(*to_wire(error))
-
-

@@ -14,46 +14,20 @@ A block is in the index only when its data, digests and entry are in place; noth
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 
-import msgspec
-
-from shoal_core import digests, eviction, index, keys, limits, slabs
+from shoal_core import digests, eviction, index, limits
 from shoal_core.errors import InvariantBroken
 from shoal_node import actions
+from shoal_node.dram_layout import DramLayout
 from shoal_node.leases import Leases
 from shoal_node.objects import Objects
+from shoal_node.spaces import Space, tier_classes
 from shoal_node.tier import Tier
 
 _SLAB_SHIFT = limits.SLAB_SLOTS_MAX.bit_length() - 1
-_SLOT_MASK = limits.SLAB_SLOTS_MAX - 1
 
 _DROPPED, _QUARANTINED, _WRITING = 1, 2, 4
 """Bits of `Index.state`: out of the table; its slot is kept from use; a write to disk is under way."""
-
-
-class Space(msgspec.Struct):
-    """A dataset with all its versions, or the space of bare URLs."""
-
-    name: str
-    uid: bytes
-    url: str | None = None
-    eviction: eviction.PolicyName = "s3fifo"
-    quota_bytes: int | None = None
-    ttl_s: int | None = None
-
-
-class Segment(msgspec.Struct, frozen=True):
-    first_slab: int
-    slab_count: int
-
-
-def tier_classes(slab_bytes: int, block_size_bytes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Slot sizes of the DRAM and of the disk tier."""
-    return (
-        slabs.slot_classes(slab_bytes, block_size_bytes, limits.SLOT_BYTES_MIN, 4096, 64),
-        slabs.slot_classes(slab_bytes, max(block_size_bytes, 4096), 4096, 4096),
-    )
 
 
 class NodeState:
@@ -71,26 +45,19 @@ class NodeState:
         self.objects = Objects()
         self.leases = Leases(self.index, lease_bytes_max)
         self.spaces: list[Space] = []
-        self.segments: list[Segment] = []
         self.actions: list[actions.Action] = []
-        self.dram_budget_bytes = dram_budget_bytes
-        self.slab_bytes = slab_bytes
+        self.layout = DramLayout(dram_budget_bytes, slab_bytes)
         self.quarantined_bytes = 0
         self.disk_writes_skipped = 0
-        self._segment_bytes = 0
-        self.index_bytes = 0
-        """Charged for the index: limits.INDEX_ENTRY_BYTES for each slot that a block may lie in, and digests beyond it."""
         self.room_wanted = False
         """Somebody waits for a slot: `SpaceFreed` is worth saying."""
-        self._growing = 0
         self._blocked: list[int] = []
-        self._digests: list[bytearray] = []
         self._to_disk: deque[tuple[int, int]] = deque()
         dram_classes, disk_classes = tier_classes(slab_bytes, block_size_bytes)
-        self.dram = Tier(slab_bytes, dram_classes, self._policy, self._charge_dram, self.index.dram_slot)
+        self.dram = Tier(slab_bytes, dram_classes, self._policy, self.layout.charge_dram, self.index.dram_slot)
         self.disk: Tier | None = None
         if disk_slab_count:
-            self.disk = Tier(slab_bytes, disk_classes, self._policy, self._charge_disk, self.index.disk_slot)
+            self.disk = Tier(slab_bytes, disk_classes, self._policy, self.layout.charge_disk, self.index.disk_slot)
             for _ in range(disk_slab_count):
                 self.disk.add_slab()
 
@@ -107,32 +74,14 @@ class NodeState:
 
     # DRAM arrives
 
-    def next_segment_bytes(self) -> int:
-        """Size of the segment to add now, within the budget less the index; 0 when the budget is used."""
-        room = self.dram_budget_bytes - self._segment_bytes - self._growing - self.index_bytes
-        size = min(max(limits.SEGMENT_BYTES_FIRST, self._segment_bytes), limits.SEGMENT_BYTES_MAX, room)
-        return size // self.slab_bytes * self.slab_bytes
-
     def segment_added(self, size: int) -> None:
-        first = self.dram.slabs.slab_count
-        count = size // self.slab_bytes
-        self.segments.append(Segment(first, count))
-        for _ in range(count):
+        for _ in range(self.layout.add_segment(size)):
             self.dram.add_slab()
-            self._digests.append(bytearray())
-        self._segment_bytes += size
-        self._growing = 0
         self._room()
 
     def segment_failed(self) -> None:
-        """The memory could not be had: the budget is what there is."""
-        self.dram_budget_bytes = self._segment_bytes + self.index_bytes
-        self._growing = 0
+        self.layout.stop_growing()
         self._room()
-
-    @property
-    def segment_bytes(self) -> int:
-        return self._segment_bytes
 
     # Hot path
 
@@ -166,21 +115,12 @@ class NodeState:
         return self.slot_address(self.index.dram_slot[entry])
 
     def slot_address(self, slot: int) -> tuple[int, int]:
-        slab, offset = self.dram.slabs.locate(slot)
-        for number, segment in enumerate(self.segments):
-            if slab < segment.first_slab + segment.slab_count:
-                return number, (slab - segment.first_slab) * self.slab_bytes + offset
-        raise InvariantBroken(f"slot {slot} lies in no segment")
+        return self.layout.locate(self.dram.slabs, slot)
 
     def digest_table(self, entry: int) -> memoryview:
         """The page digests of a block in DRAM."""
         slot = self.index.dram_slot[entry]
-        slab = slot >> _SLAB_SHIFT
-        stride = self._digest_stride(self.dram.slabs.slot_bytes(slot))
-        start = (slot & _SLOT_MASK) * stride
-        return memoryview(self._digests[slab])[
-            start : start + digests.page_count(self.index.size[entry]) * limits.DIGEST_BYTES
-        ]
+        return self.layout.digests(slot, self.dram.slabs.slot_bytes(slot), self.index.size[entry])
 
     # Fills
 
@@ -197,10 +137,8 @@ class NodeState:
             if fits and self._grow():
                 self.room_wanted = True
                 return None
-            victims = tier.victims(space, size, now_s, quota, self._leased)
-            if not victims:
-                break
-            for entry in victims:
+            # None now is not none at all: each attempt looks at other candidates.
+            for entry in tier.victims(space, size, now_s, quota, self._leased):
                 self._evict_from_dram(entry)
             tier.release_empty((space, tier.slabs.class_of(size)))
         self._revoke_blocked()
@@ -213,8 +151,8 @@ class NodeState:
         self._room()
 
     def can_wait_for_room(self) -> bool:
-        """Whether a refused `reserve` may succeed later without anything new: memory or leases are on their way back."""
-        return bool(self._growing or self._blocked or self.leases.count)
+        """Whether a refused `reserve` may succeed later: memory or leases are on their way back."""
+        return bool(self.layout.growing_bytes or self._blocked or self.leases.count)
 
     def publish(self, key: bytes, space: int, size: int, slot: int, table: bytes, now_s: int) -> int:
         """The slot holds the block's verified bytes: list it. Returns its entry, held once for the caller."""
@@ -240,14 +178,7 @@ class NodeState:
         return True
 
     def _place(self, entry: int, slot: int, table: bytes, now_s: int) -> None:
-        slab = slot >> _SLAB_SHIFT
-        stride = self._digest_stride(self.dram.slabs.slot_bytes(slot))
-        store = self._digests[slab]
-        needed = self.slab_bytes // self.dram.slabs.slot_bytes(slot) * stride
-        if len(store) != needed:
-            self._digests[slab] = store = bytearray(needed)
-        start = (slot & _SLOT_MASK) * stride
-        store[start : start + len(table)] = table
+        self.layout.put_digests(slot, self.dram.slabs.slot_bytes(slot), table)
         self.dram.insert(entry, slot, self.index.key_low[entry], now_s)
         self.index.leases[entry] += 1
 
@@ -318,10 +249,7 @@ class NodeState:
                 if tier.slabs.unassigned_count != before:
                     self.actions.append(actions.AssignDisk(slot >> _SLAB_SHIFT, tier.slabs.class_of(size)))
                 return slot
-            victims = tier.victims(space, size, now_s, quota, self._leased)
-            if not victims:
-                return None
-            for entry in victims:
+            for entry in tier.victims(space, size, now_s, quota, self._leased):
                 self._evict_from_disk(entry)
             tier.release_empty((space, tier.slabs.class_of(size)))
         return None
@@ -421,28 +349,17 @@ class NodeState:
 
     def _grow(self) -> bool:
         """Whether more memory is on its way, so that evicting would be premature."""
-        if not self._growing and (size := self.next_segment_bytes()):
-            self._growing = size
+        layout = self.layout
+        if not layout.growing_bytes and (size := layout.next_segment_bytes()):
+            layout.growing_bytes = size
             self.actions.append(actions.Grow(size))
-        return bool(self._growing)
+        return bool(layout.growing_bytes)
 
     def _grow_ahead(self) -> None:
         # The next segment takes a fraction of a second to make: ask while a third of the last is still unassigned.
-        if not self._growing and self.dram.slabs.unassigned_count * self.slab_bytes * 3 < self._segment_bytes:
+        layout = self.layout
+        if self.dram.slabs.unassigned_count * layout.slab_bytes * 3 < layout.segment_bytes:
             self._grow()
-
-    def _charge_dram(self, slots: int, slot_bytes: int) -> bool:
-        # The first digest is within INDEX_ENTRY_BYTES; a 4 MiB block has 63 more, 0.012 % of its payload.
-        return self._charge(slots * (limits.INDEX_ENTRY_BYTES + self._digest_stride(slot_bytes) - limits.DIGEST_BYTES))
-
-    def _charge_disk(self, slots: int, slot_bytes: int) -> bool:  # noqa: ARG002 digests are not kept for disk
-        return self._charge(slots * limits.INDEX_ENTRY_BYTES)
-
-    def _charge(self, size: int) -> bool:
-        if size > 0 and self._segment_bytes + self.index_bytes + size > self.dram_budget_bytes:
-            return False
-        self.index_bytes += size
-        return True
 
     def _policy(self, space: int, links: eviction.Links) -> eviction.Policy:
         return eviction.policy(self.spaces[space].eviction, links, self.spaces[space].ttl_s)
@@ -451,15 +368,11 @@ class NodeState:
     def _slot_bytes(tier: Tier, size: int) -> int:
         return tier.slabs.classes[tier.slabs.class_of(size)]
 
-    @staticmethod
-    def _digest_stride(slot_bytes: int) -> int:
-        return digests.page_count(slot_bytes) * limits.DIGEST_BYTES
-
-    def check(self, skip: Callable[[int], bool] | None = None) -> None:
+    def check(self) -> None:
         """Assert what must hold after every step; for tests and simulation, it reads everything."""
         used = sum(self.dram.slabs.slot_bytes(s) for b in range(self.dram.slabs.slab_count) for s in self._used(b))
         assert used == self.dram.slabs.used_bytes
-        assert self._segment_bytes + self.index_bytes <= self.dram_budget_bytes
+        assert self.layout.segment_bytes + self.layout.index_bytes <= self.layout.budget_bytes
         for number, space in enumerate(self.spaces):
             if space.quota_bytes is not None:
                 assert self.dram.slabs.space_used_bytes(number) <= space.quota_bytes
@@ -470,8 +383,3 @@ class NodeState:
 
     def _used(self, slab: int) -> list[int]:
         return list(self.dram.slabs.used_slots(slab)) if self.dram.slabs.assignment(slab) else []
-
-
-def space_of(tenant: str, name: str, **settings: object) -> Space:
-    """A space with the uid that its tenant and name give."""
-    return Space(name=name, uid=keys.space_uid(tenant, name), **settings)  # type: ignore[arg-type]

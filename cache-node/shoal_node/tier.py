@@ -1,9 +1,9 @@
 """One tier's bookkeeping, pure: which entry lies in which slot, and who makes room for whom.
 
 DRAM and NVMe use the same class. Slabs belong to one (space, class) at a time; each such pair has its own order of
-eviction. When a block needs a slot and there is none, its own pair gives way, unless another pair's next victim is much
-older: then that victim's whole slab changes sides, as far as nothing in it is leased. So classes find their share of the
-tier by age, and no eviction drops more than one slab. A space over its quota pays with its own blocks only.
+eviction. When a block needs a slot and there is none, its own pair gives way, unless another pair's next victim is
+much older: then that victim's whole slab changes sides, as far as nothing in it is leased. So classes find their share
+of the tier by age, and no eviction drops more than one slab. A space over its quota pays with its own blocks only.
 
 Memory beside the payload is charged as slabs are assigned (limits.INDEX_ENTRY_BYTES a slot), so that the budget covers
 it. The tier knows nothing of segments, files, leases' owners or time's source.
@@ -121,9 +121,9 @@ class Tier:
         own = self._policies.get((space, class_index))
         own_age = self._age(own, now_s) if own is not None else -1
         stalest = max(self._policies.values(), key=lambda policy: self._age(policy, now_s), default=None)
-        if stalest is not None and stalest is not own and self._age(stalest, now_s) > STEAL_AGE_RATIO * own_age:
-            if slab_victims := self._slab_victims(stalest, skip):
-                return slab_victims
+        steal = stalest is not None and stalest is not own and self._age(stalest, now_s) > STEAL_AGE_RATIO * own_age
+        if steal and stalest is not None and (slab_victims := self._slab_victims(stalest, skip)):
+            return slab_victims
         if own is not None and (entry := own.victim(skip)) is not None:
             return [entry]
         for policy in self._policies.values():

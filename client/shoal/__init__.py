@@ -1,10 +1,10 @@
 """Shoal, a distributed cache for machine learning: read objects through the nearest cache node.
 
-    import shoal
-    c = shoal.connect()
-    data = c.read("s3://bucket/key", offset=0, length=1 << 20)
-    with c.view("s3://bucket/key") as v:
-        v.numpy()
+import shoal
+c = shoal.connect()
+data = c.read("s3://bucket/key", offset=0, length=1 << 20)
+with c.view("s3://bucket/key") as v:
+    v.numpy()
 """
 
 from shoal.administration import Residency

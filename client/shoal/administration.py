@@ -11,7 +11,9 @@ import msgspec
 from shoal.objects import ObjectInfo, from_wire
 from shoal.session import Session
 from shoal_core.errors import BadRequest, ShoalError
-from shoal_core.verbs import dataset, evict as evict_verb, get, inspect as inspect_verb, listing, stat
+from shoal_core.verbs import dataset, get, listing, stat
+from shoal_core.verbs import evict as evict_verb
+from shoal_core.verbs import inspect as inspect_verb
 
 if TYPE_CHECKING:
     from shoal.reading import Reading
@@ -109,5 +111,3 @@ def _known(infos: Sequence[ObjectInfo | ShoalError]) -> list[ObjectInfo]:
 
 def _milliseconds(deadline: float) -> int:
     return max(1, int((deadline - time.monotonic()) * 1000))
-
-

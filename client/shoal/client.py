@@ -15,9 +15,9 @@ import functools
 import os
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from shoal import administration, file, pieces
 from shoal.administration import Residency
@@ -29,8 +29,9 @@ from shoal.reading import Reading
 from shoal.session import Session
 from shoal.stats import ReadStats
 from shoal.view import View
-from shoal_core import limits, verbs
-from shoal_core.errors import BadRequest, NodeGone, ShoalError, from_wire as error_from_wire
+from shoal_core import limits
+from shoal_core.errors import BadRequest, NodeGone, ShoalError
+from shoal_core.errors import from_wire as error_from_wire
 from shoal_core.verbs import hello, resolve
 from shoal_transport import buffers
 from shoal_transport.memory import MemoryListener
@@ -38,10 +39,23 @@ from shoal_transport.memory import MemoryListener
 T = TypeVar("T")
 
 Where = str | ObjectInfo
-"""A URL, read in the version it has now (asked at most once a minute), or exactly the version that an ObjectInfo names."""
+"""A URL, in the version it has now (asked at most once a minute), or exactly the version that an ObjectInfo names."""
 
 Range = Where | tuple[Where, int, int | None]
 """What to read: an object, or (object, offset, length); length None means to the end."""
+
+P = ParamSpec("P")
+
+
+def _twin(call: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The same call for event loops, in a thread."""
+
+    @functools.wraps(call)
+    async def twin(*arguments: P.args, **options: P.kwargs) -> T:
+        return await asyncio.to_thread(call, *arguments, **options)
+
+    return twin
+
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -242,43 +256,21 @@ class Client:
             raise BadRequest("a client over the memory door cannot be sent to another process")
         return _rebuild, (self.address, self._deadline_s, self._datasets)
 
-    # Async twins
-
     async def aread(
         self, url: Where, offset: int = 0, length: int | None = None, *, deadline_s: float | None = None
     ) -> bytes:
-        """`read` for event loops."""
+        """`read` for event loops: answered at once from held grants, else in a thread."""
         info = url if isinstance(url, ObjectInfo) else self._objects.get(url)
         if info is not None and (data := self._read_held(info, offset, length)) is not None:
             return data
         return await asyncio.to_thread(self.read, url, offset, length, deadline_s=deadline_s)
 
-    async def aread_into(self, url: Where, buffer: Any, offset: int = 0, *, deadline_s: float | None = None) -> int:
-        """`read_into` for event loops."""
-        return await asyncio.to_thread(self.read_into, url, buffer, offset, deadline_s=deadline_s)
-
-    async def aread_many(
-        self, requests: Sequence[Range], *, deadline_s: float | None = None, return_errors: bool = False
-    ) -> list[Any]:
-        """`read_many` for event loops."""
-        call = functools.partial(self.read_many, requests, deadline_s=deadline_s, return_errors=return_errors)
-        return await asyncio.to_thread(call)
-
-    async def aview(self, url: Where, offset: int = 0, length: int | None = None) -> View:
-        """`view` for event loops."""
-        return await asyncio.to_thread(self.view, url, offset, length)
-
-    async def ainfo(self, url: str) -> ObjectInfo:
-        """`info` for event loops."""
-        return await asyncio.to_thread(self.info, url)
-
-    async def alist(self, url: str) -> list[ObjectInfo]:
-        """`list` for event loops."""
-        return await asyncio.to_thread(self.list, url)
-
-    async def aopen(self, url: str, mode: str = "rb") -> Any:
-        """`open` for event loops; the file object itself blocks."""
-        return await asyncio.to_thread(self.open, url, mode)
+    aread_into = _twin(read_into)
+    aread_many = _twin(read_many)
+    aview = _twin(view)
+    ainfo = _twin(info)
+    alist = _twin(list)
+    aopen = _twin(open)
 
     # Held grants: the hot path
 

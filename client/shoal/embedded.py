@@ -124,8 +124,8 @@ def _overridden(config: dict[str, Any]) -> dict[str, Any]:
 
 def _start(directory: Path, deadline: float) -> None:
     try:
-        import fastapi  # noqa: F401  # pyright: ignore
-        import uvloop  # noqa: F401  # pyright: ignore
+        import fastapi  # noqa: F401
+        import uvloop  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"an embedded node needs {error.name}: pip install 'shoal[node]'") from error
     config = configuration()
@@ -151,11 +151,10 @@ def _start(directory: Path, deadline: float) -> None:
     # The child outlives us on purpose; without this its end would look like a leak.
     process.returncode = 0
     disk = config.get("nvme") or [{"budget_bytes": 0, "directory": "none"}]
-    print(
+    sys.stderr.write(
         f"shoal: embedded node started, pid {process.pid}, socket {directory / 'node.sock'}, "
         f"DRAM up to {config['dram']['budget_bytes'] / limits.GIB:.1f} GiB, "
-        f"disk up to {disk[0]['budget_bytes'] / limits.GIB:.1f} GiB in {disk[0]['directory']}; stop it: shoal stop",
-        file=sys.stderr,
+        f"disk up to {disk[0]['budget_bytes'] / limits.GIB:.1f} GiB in {disk[0]['directory']}; stop it: shoal stop\n"
     )
 
 

@@ -1,10 +1,10 @@
 """A file object over one cached object: read-only, seekable, for everything that takes an open file.
 
-`ShoalFile` is the raw layer: the object's size is asked once at opening (a missing object is an error there, as with
-`open`), each read goes through the client straight into the caller's buffer. `open_binary` puts Python's own
-`io.BufferedReader` on top, so small reads and lines cost no message, and large ones still land in the caller's memory
-without a copy in between. A file that was opened before a fork works in the child, because the client connects anew
-there; the position then belongs to each process.
+`ShoalFile` is the raw layer: the object is looked up at opening (a missing one is an error there, as with `open`) and
+read in that version to the end; each read goes through the client straight into the caller's buffer. `open_binary`
+puts Python's own `io.BufferedReader` on top, so small reads and lines cost no message, and large ones still land in
+the caller's memory without a copy in between. A file that was opened before a fork works in the child, because the
+client connects anew there; the position then belongs to each process.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class BufferedShoalFile(io.BufferedReader):
         return self.raw.size
 
 
-def open_binary(client: Client, url: str, mode: str = "rb", *, buffer_bytes: int = BUFFER_BYTES) -> BufferedShoalFile:
+def open_binary(client: Client, url: str, mode: str = "rb", buffer_bytes: int = BUFFER_BYTES) -> BufferedShoalFile:
     """Opens the object for reading. Shoal caches what origins hold and never writes there."""
     if mode != "rb":
         raise BadRequest(f"{url}: mode {mode!r}: Shoal only reads, as 'rb'; write to the origin itself")

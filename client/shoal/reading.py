@@ -259,9 +259,7 @@ class Reading:
 
     # Without the node
 
-    def _from_origin(
-        self, piece: Piece, reason: Exception, errors: dict[int, ShoalError], deadline: float
-    ) -> None:
+    def _from_origin(self, piece: Piece, reason: Exception, errors: dict[int, ShoalError], deadline: float) -> None:
         self.say_once(reason)
         self._stats.fallbacks += 1
         target = piece.target

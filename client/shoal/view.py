@@ -41,9 +41,9 @@ class View:
 
     def numpy(self) -> Any:
         """The range as a read-only numpy array of uint8, without a copy."""
-        import numpy
+        import numpy as np
 
-        return numpy.frombuffer(self.memory, dtype=numpy.uint8)
+        return np.frombuffer(self.memory, dtype=np.uint8)
 
     def torch_readonly(self) -> Any:
         """The range as a torch tensor of uint8, without a copy. Never write to it.

@@ -1,6 +1,6 @@
 """Frames: the one format on every door.
 
-    magic "SH" | version u8 | kind u8 | request u32 | body length u32 | payload length u32        (16 bytes, little endian)
+    magic "SH" | version u8 | kind u8 | request u32 | body length u32 | payload length u32    (16 bytes, little endian)
     body: one msgpack value (see `verbs`)    payload: raw bytes, only on doors that carry bulk bytes
 
 `kind` is the verb's number; a reply has the high bit set, an error reply is kind 0xFF with the body of `verbs.Failure`.

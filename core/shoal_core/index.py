@@ -7,7 +7,8 @@ table that has turned over a thousand times probes no longer than a fresh one.
 
 The index owns entries and their generation: an entry that is recycled has another generation, which is how a late
 release or a stale grant is told from a current one. Forgetting has two steps, because a block may be dropped while it
-is leased: `unlink` (nobody finds it) and, when the last lease ends, `recycle`. It knows nothing of slots' meaning, time or policies.
+is leased: `unlink` (nobody finds it) and, when the last lease ends, `recycle`. It knows nothing of what slots mean, of
+time or policies.
 """
 
 from __future__ import annotations

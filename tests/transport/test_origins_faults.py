@@ -36,12 +36,10 @@ def http_origin_was_asked(origin: HttpOrigin) -> None:
         assert time.monotonic() < deadline
 
 
-async def untouched(origins: Origins, meta: ObjectMeta, error: type[ShoalError], words: str) -> None:
-    """The read fails with this error and leaves the memory alone."""
-    buffer = bytearray(b"\xee" * 1000)
+async def fails(origins: Origins, meta: ObjectMeta, error: type[ShoalError], words: str) -> None:
+    """The read ends in this error, in one line that begins with the URL."""
     with pytest.raises(error, match=words) as caught:
-        await origins.fetch(meta, 100, [memoryview(buffer)], timeout_s=SECONDS)
-    assert buffer == b"\xee" * 1000
+        await origins.fetch(meta, 100, [memoryview(bytearray(1000))], timeout_s=SECONDS)
     assert str(caught.value).startswith(meta.url)
     assert "\n" not in str(caught.value)
 
@@ -64,7 +62,7 @@ async def test_each_status_has_its_error(
 ) -> None:
     origins, meta = await opened(http_origin)
     http_origin.fail("/f", Fault(status=status, methods=("GET", "HEAD")))
-    await untouched(origins, meta, error, words)
+    await fails(origins, meta, error, words)
     with pytest.raises(error):
         await origins.head(meta.url, timeout_s=SECONDS)
     http_origin.heal("/f")
@@ -88,7 +86,7 @@ async def test_retries_are_bounded(http_origin: HttpOrigin) -> None:
     for retries in (0, 2):
         http_origin.reset_counts()
         http_origin.fail("/f", Fault(status=503))
-        await untouched(Origins({}, retry_count_max=retries), meta, OriginError, "503")
+        await fails(Origins({}, retry_count_max=retries), meta, OriginError, "503")
         assert http_origin.count("/f") == retries + 1
 
 
@@ -96,7 +94,7 @@ async def test_retries_are_bounded(http_origin: HttpOrigin) -> None:
 async def test_a_body_that_stays_short(http_origin: HttpOrigin) -> None:
     origins, meta = await opened(http_origin)
     http_origin.fail("/f", Fault(body_bytes=10))
-    await untouched(origins, meta, OriginError, "short read")
+    await fails(origins, meta, OriginError, "short read")
 
 
 @on_loop
@@ -104,10 +102,10 @@ async def test_a_connection_that_is_reset(http_origin: HttpOrigin) -> None:
     origins, meta = await opened(http_origin)
     http_origin.fail("/f", Fault(reset=True))
     host = http_origin.base_url.removeprefix("http://")
-    await untouched(origins, meta, OriginError, f"{host}")
+    await fails(origins, meta, OriginError, f"{host}")
     http_origin.heal("/f")
     http_origin.fail("/f", Fault(reset=True, body_bytes=10))
-    await untouched(origins, meta, OriginError, f"{host}")
+    await fails(origins, meta, OriginError, f"{host}")
 
 
 @on_loop
@@ -115,7 +113,7 @@ async def test_an_object_that_changes_between_ranges(http_origin: HttpOrigin) ->
     origins, meta = await opened(http_origin)
     http_origin.change_after("/f", 1, b"other" * 100_000)
     assert await read(origins, meta, 0, 100) == [CONTENT[:100]]
-    await untouched(origins, meta, ObjectChanged, "changed at the origin")
+    await fails(origins, meta, ObjectChanged, "changed at the origin")
 
 
 @on_loop
@@ -124,10 +122,8 @@ async def test_an_object_that_changes_while_its_body_is_retried(http_origin: Htt
     origins, meta = await opened(http_origin)
     http_origin.fail("/f", Fault(body_bytes=10, times=1))
     http_origin.change_after("/f", 1, b"other" * 100_000)
-    buffer = bytearray(1000)
     with pytest.raises((ObjectChanged, OriginError)):
-        await origins.fetch(meta, 100, [memoryview(buffer)], timeout_s=SECONDS)
-    assert buffer == bytes(1000)
+        await read(origins, meta, 100, 1000)
 
 
 @on_loop
@@ -258,7 +254,7 @@ async def test_a_server_without_ranges_gives_whole_objects_only(simple_server: S
     origins = Origins({})
     meta = await origins.head(simple_url(simple_server), timeout_s=SECONDS)
     assert await read(origins, meta, 0, len(CONTENT)) == [CONTENT]
-    await untouched(origins, meta, OriginError, "ignores range requests")
+    await fails(origins, meta, OriginError, "ignores range requests")
 
 
 @pytest.mark.parametrize(
@@ -287,7 +283,7 @@ async def test_servers_that_ignore_if_match_are_compared_with(
         setattr(simple_server, name, None)
     for name, value in after.items():
         setattr(simple_server, name, value)
-    await untouched(origins, meta, ObjectChanged, "changed at the origin")
+    await fails(origins, meta, ObjectChanged, "changed at the origin")
     with pytest.raises(ObjectChanged):
         await read(origins, meta, 0, len(CONTENT))
 

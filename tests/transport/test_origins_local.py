@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from shoal_core.errors import BadRequest, ConfigError, NotFound, ObjectChanged, ShoalError
-from shoal_transport.origins import Origins
+from shoal_core.errors import (
+    BadRequest,
+    ConfigError,
+    DeadlineExceeded,
+    NotFound,
+    ObjectChanged,
+    OriginError,
+    ShoalError,
+)
+from shoal_transport.origins import Origins, file_systems
 from shoal_transport.origins.interface import shown
 from tests.transport.origin_calls import SECONDS, on_loop, read, read_all
 
@@ -179,6 +188,51 @@ async def test_another_scheme_goes_through_fsspec() -> None:
     memory.pipe("/shoal-test/a b", b"other bytes")
     with pytest.raises(ObjectChanged):
         await read(origins, meta, 0, 5)
+
+
+@pytest.mark.parametrize(("extra", "word"), [(-1, "fewer"), (1, "more")])
+@on_loop
+async def test_another_length_than_asked_for_is_an_error(extra: int, word: str) -> None:
+    memory_file_system = pytest.importorskip("fsspec.implementations.memory").MemoryFileSystem
+
+    class InexactFileSystem(memory_file_system):  # type: ignore[misc, valid-type]
+        protocol = f"inexact{word}"
+
+        def cat_file(self, path: str, start: int, end: int) -> bytes:
+            return super().cat_file(path, start=start, end=end + extra)
+
+    fsspec = pytest.importorskip("fsspec")
+    fsspec.register_implementation(f"inexact{word}", InexactFileSystem, clobber=True)
+    fsspec.filesystem("memory").pipe("/shoal-inexact/f", bytes(100))
+    origins = Origins({})
+    meta = await origins.head(f"inexact{word}://shoal-inexact/f", timeout_s=SECONDS)
+    with pytest.raises(OriginError, match=f"{word} than the 20 asked for"):
+        await read(origins, meta, 10, 15, 5)
+
+
+@on_loop
+async def test_a_file_system_that_hangs_costs_its_callers_their_time_only() -> None:
+    memory_file_system = pytest.importorskip("fsspec.implementations.memory").MemoryFileSystem
+    go_on, running = threading.Event(), []
+
+    class HangingFileSystem(memory_file_system):  # type: ignore[misc, valid-type]
+        protocol = "hanging"
+
+        def info(self, path: str, **options: object) -> dict[str, object]:
+            running.append(path)
+            assert go_on.wait(SECONDS)
+            return super().info(path, **options)
+
+    fsspec = pytest.importorskip("fsspec")
+    fsspec.register_implementation("hanging", HangingFileSystem, clobber=True)
+    fsspec.filesystem("memory").pipe("/shoal-hanging/f", b"x")
+    origins = Origins({})
+    heads = (origins.head("hanging://shoal-hanging/f", timeout_s=0.2) for _ in range(50))
+    ends = await asyncio.gather(*heads, return_exceptions=True)
+    assert {type(end) for end in ends} == {DeadlineExceeded}
+    assert len(running) == file_systems.THREADS_MAX
+    go_on.set()
+    assert (await origins.head("hanging://shoal-hanging/f", timeout_s=SECONDS)).size == 1
 
 
 @on_loop

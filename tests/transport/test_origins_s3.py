@@ -54,6 +54,16 @@ async def test_keys_are_taken_verbatim(s3_server: S3Server, key: str) -> None:
 
 
 @on_loop
+async def test_a_key_with_slashes_in_a_row_is_signed_rightly(s3_server: S3Server) -> None:
+    """The server's file system makes one slash of two, but checks the signature of what was asked first."""
+    s3_server.put("origin-slashes", "a/é#/b", b"x")
+    assert await read_all("s3://origin-slashes/a/é#//b", settings(s3_server, "origin-slashes")) == b"x"
+    wrong = {**s3_server.options, "secret_access_key": "wrong"}
+    with pytest.raises(Forbidden):
+        await read_all("s3://origin-slashes/a/é#//b", {"s3://origin-slashes": wrong})
+
+
+@on_loop
 async def test_a_listing_names_what_can_be_read(s3_server: S3Server) -> None:
     keys = ["list/a", "list/sub/é b", "list/sub/c%20d", "list/sub#1/q?x", "listing"]
     for key in keys:

@@ -33,7 +33,7 @@ class _Buffer(ctypes.Structure):
 
 
 def new_bytes(size: int) -> tuple[bytes, memoryview]:
-    """A bytes object of `size` >= 1 unwritten bytes and a view to write them; drop the view before sharing the bytes."""
+    """A bytes object of `size` >= 1 unwritten bytes and a view to write them; drop that before sharing the bytes."""
     data = _new(None, size)
     return data, _view(_data(data), size, _WRITABLE)
 

@@ -13,7 +13,18 @@ import msgspec
 from shoal_core import frame
 from shoal_core.errors import ProtocolError, ShoalError, from_wire, to_wire
 from shoal_core.verbs import (
-    complain, dataset, evict, get, hello, inspect, listing, map, release, resolve, revoke, stat,
+    complain,
+    dataset,
+    evict,
+    get,
+    hello,
+    inspect,
+    listing,
+    map,
+    release,
+    resolve,
+    revoke,
+    stat,
 )  # fmt: skip
 
 VERBS: dict[int, ModuleType] = {

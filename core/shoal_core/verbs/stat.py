@@ -1,4 +1,4 @@
-"""stat: the node's counters and gauges, and its configuration in use, as one mapping. For people and for `shoal top`."""
+"""stat: the node's counters and gauges, and its configuration in use, as one mapping. For people and `shoal top`."""
 
 from __future__ import annotations
 

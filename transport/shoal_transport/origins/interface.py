@@ -1,15 +1,15 @@
 """What the node knows of an object at its origin, and what a kind of origin must be able to do.
 
 A `Source` speaks to one family of origins (obstore's stores, fsspec's file systems). It knows nothing of deadlines
-or of the cache's memory: `origins.Origins` bounds every call and alone writes into slots. That matters: a read that
-was given up must never write into memory that meanwhile belongs to somebody else, so a source hands over a buffer of
-its own, and the copy into the slot happens only after the answer arrived in time.
+or of the cache's memory: `reader.Origins` bounds every call and alone writes into slots. That matters: a read that was
+given up must never write into memory that meanwhile belongs to somebody else, so a source hands over pieces of its own
+memory, and whoever waits for them copies them, or is gone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -31,8 +31,8 @@ class Source(Protocol):
 
     async def head(self, url: str) -> ObjectMeta: ...
 
-    async def fetch(self, meta: ObjectMeta, offset: int, length: int) -> memoryview:
-        """Exactly `length` bytes of exactly this version, in memory that nobody else writes to."""
+    def fetch(self, meta: ObjectMeta, offset: int, length: int) -> AsyncGenerator[memoryview, None]:
+        """The bytes of exactly this version, in order, in pieces of any size that nobody else writes to."""
         ...
 
     def list(self, url: str) -> AsyncIterator[list[ObjectMeta]]: ...

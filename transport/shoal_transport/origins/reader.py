@@ -1,9 +1,9 @@
 """Reads from origins: object stores, web servers, local files, and whatever fsspec knows.
 
-`Origins` picks the source by the URL's scheme, bounds every call by the caller's time, and copies what arrived into
-the slots it was given. The copy is the only one on our side of the store library; it is done only when the whole
-answer is there and was checked, in the event loop's thread, so that no late answer can write into a slot that was
-given away in the meantime. Whoever calls decides what is fetched when, how many at once, and what to do on an error.
+`Origins` picks the source by the URL's scheme, bounds every call by the caller's time, and copies what arrives into
+the slots it was given, piece by piece: the only copy on our side of the store library. The copy is made by the caller's
+own task, so that nothing is written any more once the call has ended; memory holds the object only if it ended well.
+Whoever calls decides what is fetched when, how many at once, and what to do on an error.
 
 URLs: `s3://bucket/key`, `gs://bucket/key`, `az://container/key`, `http(s)://host/path`, `file:///absolute/path`. The
 key is what follows the slash, taken verbatim: '%', '#', '?' and spaces are themselves, except in http URLs, which
@@ -13,9 +13,10 @@ follow the web's rules. Any other scheme is tried with fsspec.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from shoal_core.errors import BadRequest, DeadlineExceeded
+from shoal_core.errors import BadRequest, DeadlineExceeded, OriginError
 from shoal_transport.origins.file_systems import FsspecSource
 from shoal_transport.origins.interface import ObjectMeta, Source, shown
 from shoal_transport.origins.object_stores import ObstoreSource, can_read
@@ -50,7 +51,10 @@ class Origins:
             raise _late(error, url, timeout_s) from None
 
     async def fetch(self, meta: ObjectMeta, offset: int, into: Sequence[memoryview], *, timeout_s: float) -> None:
-        """Fill the writable byte views one after the other with this version's bytes from `offset` on."""
+        """Fill the writable byte views one after the other with this version's bytes from `offset` on.
+
+        After an error the views hold anything.
+        """
         length = sum(len(view) for view in into)
         if offset < 0 or offset + length > meta.size:
             raise BadRequest(
@@ -58,16 +62,12 @@ class Origins:
             )
         if length == 0:
             return
-        source = self._source(meta.url)
+        pieces = self._source(meta.url).fetch(meta, offset, length)
         try:
-            async with asyncio.timeout(timeout_s):
-                got = await source.fetch(meta, offset, length)
+            async with asyncio.timeout(timeout_s), contextlib.aclosing(pieces):
+                await _scatter(meta, pieces, into, length)
         except TimeoutError as error:
             raise _late(error, meta.url, timeout_s) from None
-        start = 0
-        for view in into:
-            view[:] = got[start : start + len(view)]
-            start += len(view)
 
     async def list(self, url: str, *, timeout_s: float) -> AsyncIterator[list[ObjectMeta]]:
         """Every object below the prefix, recursively, in chunks. The time bounds each chunk, not the whole."""
@@ -86,6 +86,28 @@ class Origins:
         """Forget connections. Closing twice is fine."""
         await self._obstore.close()
         await self._fsspec.close()
+
+
+async def _scatter(
+    meta: ObjectMeta, pieces: AsyncIterator[memoryview], into: Sequence[memoryview], length: int
+) -> None:
+    """Copy pieces into the views, one after the other, as they come; exactly `length` bytes."""
+    views = iter(into)
+    room = memoryview(b"")
+    count = 0
+    async for piece in pieces:
+        count += len(piece)
+        if count > length:
+            break
+        while piece:
+            if not room:
+                room = next(views)
+            part = min(len(room), len(piece))
+            room[:part] = piece[:part]
+            room, piece = room[part:], piece[part:]
+    if count != length:
+        word = "fewer" if count < length else "more"
+        raise OriginError(f"{shown(meta.url)}: short read: {count} bytes, {word} than the {length} asked for")
 
 
 def _late(error: TimeoutError, url: str, timeout_s: float) -> DeadlineExceeded:
