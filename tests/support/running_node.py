@@ -264,7 +264,7 @@ def node_process() -> Iterator[MakeProcess]:
 
 @pytest.fixture
 def in_process_node() -> Iterator[MakeInProcess]:
-    """in_process_node(overrides) -> InProcessNode; any number per test, ended with it, its invariants checked before."""
+    """in_process_node(overrides) -> InProcessNode; any number per test, checked and ended with it."""
     with contextlib.ExitStack() as stack:
 
         def make(overrides: Mapping[str, Any] | None = None) -> InProcessNode:
