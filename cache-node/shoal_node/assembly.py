@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator
 from shoal_core import limits
 from shoal_core.config import NodeConfig
 from shoal_core.errors import ConfigError
+from shoal_node import declared_datasets
 from shoal_node.resolver import DEFAULT_SPACE, Resolver
 from shoal_node.runtime import Node
 from shoal_node.serve import Server
@@ -42,9 +43,10 @@ class RunningNode:
     async def lingered(self) -> None:
         """Returns when no client was connected for the configured time; never without one."""
         linger_s = self.node.config.linger_s
-        while (
-            linger_s is None or self.server.connection_count or (time.monotonic() - self.server.empty_since < linger_s)
-        ):
+        if linger_s is None:
+            await asyncio.Event().wait()
+        # Looked at each second, not signalled: connections come and go in other threads, far more often.
+        while self.server.idle_s() < linger_s:  # noqa: ASYNC110
             await asyncio.sleep(_TICK_S)
 
 
@@ -89,6 +91,9 @@ def make_state(config: NodeConfig, tenant: str, nvme: NvmeTier | None) -> NodeSt
         nvme.slab_count if nvme is not None else 0,
     )
     state.add_space(space_of(tenant, DEFAULT_SPACE))
+    for space in declared_datasets.load(config.state_directory):
+        if space.name not in config.datasets:
+            state.add_space(space)
     for name, settings in config.datasets.items():
         state.add_space(
             space_of(

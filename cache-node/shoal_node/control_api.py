@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import stat
 from collections.abc import Callable, Generator
@@ -119,6 +120,7 @@ async def serve(app: FastAPI, address: str, *, listening: Callable[[str], None] 
         app,
         lifespan="off",
         log_config=None,
+        log_level=logging.WARNING,  # its greetings say nothing that the node's own do not
         access_log=False,
         server_header=False,
         date_header=False,

@@ -1,15 +1,15 @@
 """The DRAM budget and what it was spent on: segments, index, page digests. Pure.
 
 Segments double from limits.SEGMENT_BYTES_FIRST to SEGMENT_BYTES_MAX as the cache fills, so a small cache stays small;
-the index is charged as slabs are assigned, and segments take only what it leaves. A block's digest table lies beside its
-slot's slab, in the node's own memory: readers that map a segment get no say in what its bytes should be.
+the index is charged as slabs are assigned, and segments take only what it leaves. A block's digest table lies beside
+its slot's slab, in the node's own memory: readers that map a segment get no say in what its bytes should be.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from shoal_core import digests, limits
+from shoal_core import config, digests, limits
 from shoal_core.errors import InvariantBroken
 from shoal_core.slabs import Slabs
 
@@ -40,8 +40,14 @@ class DramLayout:
         self._digests: list[bytearray] = []
 
     def next_segment_bytes(self) -> int:
-        """Size of the segment to make now, within the budget less the index; 0 when the budget is used."""
-        room = self.budget_bytes - self.segment_bytes - self.growing_bytes - self.index_bytes
+        """Size of the segment to make now, so that its index fits the budget beside it; 0 when the budget is used."""
+        index_bytes = max(self.index_bytes, config.INDEX_BYTES_MIN)
+        room = self.budget_bytes - self.segment_bytes - self.growing_bytes - index_bytes
+        if self.segment_bytes:
+            # What comes will need as much index as what is there: with tiny blocks a third of the budget.
+            room = room * self.segment_bytes // (self.segment_bytes + index_bytes)
+        else:
+            room = max(room // 2, min(room, self.slab_bytes))
         size = min(max(limits.SEGMENT_BYTES_FIRST, self.segment_bytes), limits.SEGMENT_BYTES_MAX, room)
         return size // self.slab_bytes * self.slab_bytes
 
@@ -65,8 +71,9 @@ class DramLayout:
         return self._charge(slots * (limits.INDEX_ENTRY_BYTES + _digest_stride(slot_bytes) - limits.DIGEST_BYTES))
 
     def charge_disk(self, slots: int, slot_bytes: int) -> bool:
-        """The same for a slab of disk slots."""
-        return self._charge(slots * limits.INDEX_ENTRY_BYTES)
+        """The same for a slab of disk slots; they get half of the budget, so that a large disk leaves DRAM its memory."""
+        size = slots * limits.INDEX_ENTRY_BYTES
+        return (size < 0 or self.index_bytes + size <= self.budget_bytes // 2) and self._charge(size)
 
     def locate(self, slabs: Slabs, slot: int) -> tuple[int, int]:
         """(segment, byte offset in it) of a slot."""

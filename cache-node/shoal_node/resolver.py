@@ -13,9 +13,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from shoal_core import keys, limits
+import msgspec
+
+from shoal_core import config, keys, limits, structure
 from shoal_core.errors import BadRequest, DeadlineExceeded, NotFound, OriginError, ShoalError, to_wire
 from shoal_core.verbs import dataset, listing, resolve
+from shoal_node import declared_datasets
 from shoal_node.objects import ObjectRecord
 from shoal_node.spaces import space_of
 from shoal_transport.origins.interface import ObjectMeta, shown
@@ -29,6 +32,10 @@ _LISTINGS_OPEN_MAX = 256
 SCHEME = "shoal://"
 
 
+_Listing = tuple[AsyncIterator[list[ObjectMeta]], int, tuple[str, str] | None]
+"""Pages to come, their space, and how their URLs are renamed for the user."""
+
+
 class Resolver:
     """Runs on the node's loop, but for `locate` and `declare`."""
 
@@ -36,7 +43,7 @@ class Resolver:
         self._node = node
         self._heads: dict[tuple[int, str], asyncio.Task[ObjectMeta]] = {}
         self._at_once = asyncio.Semaphore(_HEADS_AT_ONCE)
-        self._listings: dict[int, tuple[AsyncIterator[list[ObjectMeta]], int, str]] = {}
+        self._listings: dict[int, _Listing] = {}
         self._cursors = itertools.count(1)
 
     def locate(self, url: str) -> tuple[int, str]:
@@ -54,16 +61,22 @@ class Resolver:
         return 0, url
 
     def declare(self, request: dataset.Request) -> bool:
-        """Make or change a dataset; whether it is new."""
-        with self._node.step() as state:
+        """Make or change a dataset; whether it is new. ConfigError names what cannot be."""
+        node = self._node
+        ttl_s = None if request.ttl_s is None else max(1, int(request.ttl_s))
+        settings = {
+            "url": request.url,
+            "eviction": request.eviction,
+            "quota_bytes": request.quota_bytes,
+            "ttl_s": ttl_s,
+        }
+        checked = structure.build(config.Dataset, settings, f"dataset {request.name}")
+        config.check_dataset(f"dataset {request.name}", request.name, checked, node.config)
+        with node.step() as state:
             new = all(space.name != request.name for space in state.spaces)
-            ttl_s = None if request.ttl_s is None else max(1, int(request.ttl_s))
-            state.add_space(
-                space_of(
-                    self._node.tenant, request.name, url=request.url, eviction=request.eviction,
-                    quota_bytes=request.quota_bytes, ttl_s=ttl_s,
-                )
-            )  # fmt: skip
+            state.add_space(space_of(node.tenant, request.name, **msgspec.structs.asdict(checked)))
+            declared = {space.name: space for space in state.spaces if space.url is not None}
+        declared_datasets.save(node.config.state_directory, declared.values())
         return new
 
     async def resolve(self, request: resolve.Request) -> resolve.Reply:

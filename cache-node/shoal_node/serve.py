@@ -18,6 +18,7 @@ from typing import Any
 from shoal_core import frame, limits, verbs
 from shoal_core.errors import (
     BadRequest,
+    DeadlineExceeded,
     Forbidden,
     NodeGone,
     NoSpace,
@@ -79,12 +80,11 @@ class Server:
         self._connections: set[Connection] = set()
         self._lock = threading.Lock()
         self._closed = False
-        self.empty_since = time.monotonic()
-        """Since when no connection is open; for an embedded node that lingers."""
+        self._empty_since = time.monotonic()
 
-    @property
-    def connection_count(self) -> int:
-        return len(self._connections)
+    def idle_s(self) -> float:
+        """How long no connection has been open; 0 while one is."""
+        return 0.0 if self._connections else time.monotonic() - self._empty_since
 
     @property
     def addresses(self) -> list[str]:
@@ -122,7 +122,7 @@ class Server:
             with self._lock:
                 self._connections.discard(connection)
                 if not self._connections:
-                    self.empty_since = time.monotonic()
+                    self._empty_since = time.monotonic()
 
 
 class Session:
@@ -200,9 +200,9 @@ class Session:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._node.loop)
         try:
             return future.result(min(deadline_ms / 1000, limits.DEADLINE_S_MAX) + _GRACE_S)
-        except TimeoutError:
+        except TimeoutError as error:
             future.cancel()
-            raise
+            raise error if isinstance(error, ShoalError) else DeadlineExceeded("not done within the deadline") from None
 
     # Verbs
 

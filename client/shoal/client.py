@@ -15,24 +15,24 @@ import functools
 import os
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from shoal import administration, file, pieces
 from shoal.administration import Residency
 from shoal.grants import Grants
-from shoal.objects import KnownObjects, ObjectInfo, from_wire
+from shoal.objects import KnownObjects, ObjectInfo
 from shoal.origin_fallback import OriginReader
 from shoal.pieces import Piece
 from shoal.reading import Reading
+from shoal.resolution import Resolution
 from shoal.session import Session
 from shoal.stats import ReadStats
 from shoal.view import View
 from shoal_core import limits
-from shoal_core.errors import BadRequest, NodeGone, ShoalError
-from shoal_core.errors import from_wire as error_from_wire
-from shoal_core.verbs import hello, resolve
+from shoal_core.errors import BadRequest, ShoalError
+from shoal_core.verbs import hello
 from shoal_transport import buffers
 from shoal_transport.memory import MemoryListener
 
@@ -79,6 +79,7 @@ class Client:
         self._origin = OriginReader(self._datasets)
         self._session = Session(address, self._grants)
         self._reading = Reading(self._session, self._origin, self._stats)
+        self._resolution = Resolution(self._session, self._origin, self._objects, self._reading.say_once)
         self._pid = os.getpid()
         _clients.add(self)
 
@@ -181,7 +182,7 @@ class Client:
 
     def infos(self, urls: Sequence[str], *, deadline_s: float | None = None) -> list[ObjectInfo | ShoalError]:
         """Of many, in order; an error in the place of each that has none."""
-        return self._resolve_many(urls, self._deadline(deadline_s))
+        return self._resolution.many(urls, self._deadline(deadline_s))
 
     def list(self, url: str, *, deadline_s: float | None = None) -> list[ObjectInfo]:
         """All objects below a URL. Reads of them need no request to the origin for their size and version."""
@@ -192,7 +193,7 @@ class Client:
     def inspect(self, urls: Sequence[str]) -> list[Residency]:
         """What is cached of each object, by tier."""
         deadline = self._deadline(None)
-        infos = self._resolve_many(urls, deadline)
+        infos = self._resolution.many(urls, deadline)
         return administration.inspect(self._session, self._reading, infos, deadline)
 
     def evict(self, url: str) -> int:
@@ -269,8 +270,8 @@ class Client:
     aread_many = _twin(read_many)
     aview = _twin(view)
     ainfo = _twin(info)
-    alist = _twin(list)
-    aopen = _twin(open)
+    alist = _twin(list)  # noqa: A003 the method, not the builtin
+    aopen = _twin(open)  # noqa: A003
 
     # Held grants: the hot path
 
@@ -327,7 +328,7 @@ class Client:
         self, requests: Sequence[Range], missing: list[int], results: list[Any], deadline: float
     ) -> dict[int, ShoalError]:
         ranges = [r if isinstance(r := requests[position], tuple) else (r, 0, None) for position in missing]
-        infos = self._resolve_many([url for url, _, _ in ranges], deadline)
+        infos = self._resolution.many([url for url, _, _ in ranges], deadline)
         errors: dict[int, ShoalError] = {}
         wanted: list[Piece] = []
         targets: list[memoryview] = []
@@ -360,57 +361,18 @@ class Client:
         info = url if isinstance(url, ObjectInfo) else self._objects.get(url)
         if info is not None:
             return info
-        found = self._resolve_many([url], deadline)[0]
+        found = self._resolution.many([url], deadline)[0]
         if isinstance(found, ShoalError):
             raise found
         return found
-
-    def _resolve_many(self, urls: Sequence[Where], deadline: float) -> list[ObjectInfo | ShoalError]:
-        found: dict[Where, ObjectInfo | ShoalError] = {}
-        unknown: list[str] = []
-        for url in dict.fromkeys(urls):
-            info = url if isinstance(url, ObjectInfo) else self._objects.get(url)
-            if info is not None:
-                found[url] = info
-            elif isinstance(url, str):
-                unknown.append(url)
-        for start in range(0, len(unknown), limits.BATCH_ITEMS_MAX):
-            part = unknown[start : start + limits.BATCH_ITEMS_MAX]
-            found.update(zip(part, self._ask_node(part, deadline), strict=True))
-        self._objects.add([info for url in unknown if isinstance(info := found[url], ObjectInfo)])
-        return [found[url] for url in urls]
-
-    def _ask_node(self, urls: list[str], deadline: float) -> Iterable[ObjectInfo | ShoalError]:
-        milliseconds = max(1, int((deadline - time.monotonic()) * 1000))
-        request = resolve.Request([resolve.Wanted(url) for url in urls], milliseconds)
-        try:
-            try:
-                reply = self._session.call(resolve.KIND, request, deadline)
-            except NodeGone:
-                reply = self._session.call(resolve.KIND, request, deadline)
-        except NodeGone as error:
-            self._reading.say_once(error)
-            return [self._ask_origin(url, deadline) for url in urls]
-        return [
-            from_wire(answer) if isinstance(answer, resolve.Object) else error_from_wire(answer.code, answer.text)
-            for answer in reply.objects
-        ]
-
-    def _ask_origin(self, url: str, deadline: float) -> ObjectInfo | ShoalError:
-        known = self._objects.stale(url)
-        if known is not None:
-            return known
-        try:
-            return self._origin.head(url, deadline)
-        except ShoalError as error:
-            return error
 
     def _deadline(self, deadline_s: float | None) -> float:
         if deadline_s is not None and deadline_s <= 0:
             raise BadRequest(f"deadline_s: {deadline_s} is not above 0")
         return time.monotonic() + (self._deadline_s if deadline_s is None else deadline_s)
 
-    def _after_fork(self) -> None:
+    def reset_after_fork(self) -> None:
+        """In a forked child: drop what belongs to the parent. Called by itself."""
         self._session.abandon()
         self._pid = os.getpid()
 
@@ -428,7 +390,7 @@ def _rebuild(address: str, deadline_s: float, datasets: dict[str, str]) -> Clien
 
 def _forked() -> None:
     for client in list(_clients):
-        client._after_fork()
+        client.reset_after_fork()
 
 
 os.register_at_fork(after_in_child=_forked)

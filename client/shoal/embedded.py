@@ -9,6 +9,7 @@ disk directory, so a second one could not start in any case. It ends LINGER_S_DE
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal_core import environment, limits
+from shoal_core.config import parse
 from shoal_core.errors import ConfigError, DeadlineExceeded, ShoalError
 from shoal_transport import unix
 
@@ -86,6 +88,7 @@ def configuration() -> dict[str, Any]:
         "node_name": f"embedded-{os.getuid()}",
         "doors": {"unix": str(directory / "node.sock")},
         "dram": {"budget_bytes": int(min(memory * _DRAM_FRACTION, _DRAM_MAX_BYTES))},
+        "state_directory": str(cache),
         "linger_s": limits.LINGER_S_DEFAULT,
     }
     if disk >= 256 * limits.MIB:
@@ -123,11 +126,8 @@ def _overridden(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start(directory: Path, deadline: float) -> None:
-    try:
-        import fastapi  # noqa: F401
-        import uvloop  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"an embedded node needs {error.name}: pip install 'shoal[node]'") from error
+    if importlib.util.find_spec("uvloop") is None:
+        raise ConfigError("an embedded node needs more than this installation has: pip install 'shoal[node]'")
     config = configuration()
     path = directory / "node.json"
     path.write_text(json.dumps(config, indent=1), "utf-8")
@@ -150,11 +150,14 @@ def _start(directory: Path, deadline: float) -> None:
         time.sleep(_POLL_S)
     # The child outlives us on purpose; without this its end would look like a leak.
     process.returncode = 0
-    disk = config.get("nvme") or [{"budget_bytes": 0, "directory": "none"}]
+    known = parse(config)
+    disk = "no disk"
+    if known.nvme:
+        disk = f"disk up to {known.nvme[0].budget_bytes / limits.GIB:.1f} GiB in {known.nvme[0].directory}"
     sys.stderr.write(
         f"shoal: embedded node started, pid {process.pid}, socket {directory / 'node.sock'}, "
-        f"DRAM up to {config['dram']['budget_bytes'] / limits.GIB:.1f} GiB, "
-        f"disk up to {disk[0]['budget_bytes'] / limits.GIB:.1f} GiB in {disk[0]['directory']}; stop it: shoal stop\n"
+        f"DRAM up to {known.dram.budget_bytes / limits.GIB:.1f} GiB, {disk}; "
+        "stop it: shoal stop\n"
     )
 
 

@@ -194,7 +194,7 @@ class Reading:
     # Bytes through the connection
 
     def _receive(
-        self, channel: Channel, payload_bytes: int, missing: list[Piece], answers: list[get.Inline], deadline: float
+        self, channel: Channel, payload_bytes: int, missing: list[Piece], answers: list[get.Answer], deadline: float
     ) -> None:
         inline = [(p, a) for p, a in zip(missing, answers, strict=True) if isinstance(a, get.Inline)]
         if sum(answer.length for _, answer in inline) != payload_bytes:

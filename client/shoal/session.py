@@ -171,7 +171,7 @@ class Session:
         self._identity = os.urandom(16)
 
     def report(self, deadline: float, channels: list[Channel] | None = None) -> None:
-        """Send what was released and touched, if anything. An error means that the node is gone: then it does not matter."""
+        """Send what was released and touched, if anything. If the node is gone, it does not matter."""
         with self.grants.lock:
             released, touches = self.grants.report()
         if not released and not touches:

@@ -157,7 +157,7 @@ def parse(data: Mapping[str, object]) -> NodeConfig:
             _URL.fullmatch(prefix), structure.join("origins", prefix), "the name is a URL prefix such as s3://bucket"
         )
     for name, dataset in config.datasets.items():
-        _check_dataset(structure.join("datasets", name), name, dataset, config)
+        check_dataset(structure.join("datasets", name), name, dataset, config)
     _check_absolute("state_directory", config.state_directory)
     return config
 
@@ -226,7 +226,8 @@ def _check_budgets(config: NodeConfig) -> None:
     )  # fmt: skip
 
 
-def _check_dataset(path: str, name: str, dataset: Dataset, config: NodeConfig) -> None:
+def check_dataset(path: str, name: str, dataset: Dataset, config: NodeConfig) -> None:
+    """ConfigError, its field names starting with `path`, unless a node of `config` can hold this dataset."""
     _check_name_and_url(path, f"{path}.url", name, dataset.url)
     if dataset.quota_bytes is not None:
         most = max(config.dram.budget_bytes, *(nvme.budget_bytes for nvme in config.nvme), 0)

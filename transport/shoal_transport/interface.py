@@ -57,7 +57,7 @@ class Channel(Protocol):
         """
         ...
 
-    def answer(self, frame: bytes) -> None:
+    def answer(self, data: bytes) -> None:
         """Send a reply to a frame that was listened for."""
         ...
 
@@ -75,7 +75,7 @@ class Connection(Protocol):
         """The next frame, or None when the peer has gone or the connection was closed. ProtocolError on garbage."""
         ...
 
-    def send(self, frame: bytes, payload: Sequence[memoryview] = (), descriptors: Sequence[int] = ()) -> None:
+    def send(self, data: bytes, payload: Sequence[memoryview] = (), descriptors: Sequence[int] = ()) -> None:
         """Send one frame and its payload straight from the views. NodeGone when the peer has gone."""
         ...
 

@@ -74,5 +74,8 @@ class Failed(msgspec.Struct, array_like=True, frozen=True, tag=3, gc=False):
     text: str
 
 
+Answer = Grant | Inline | Bypass | Failed
+
+
 class Reply(msgspec.Struct, array_like=True, frozen=True):
-    items: list[Grant | Inline | Bypass | Failed]
+    items: list[Answer]

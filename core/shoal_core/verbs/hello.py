@@ -30,7 +30,7 @@ class Reply(msgspec.Struct, array_like=True, frozen=True):
     block_size_bytes: int
     leased_bytes_max: int
     batch_bytes_max: int
-    """Most bytes of one `get`: a batch is held whole while its last block is filled, so it must be part of the cache."""
+    """Most bytes of one `get`: a batch is held whole until its last block is filled, so it is a part of the cache."""
     grants: bool
     """Whether this door can pass descriptors, so that `get` may answer with grants."""
     pid: int

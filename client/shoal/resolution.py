@@ -1,0 +1,67 @@
+"""URLs to objects, for a client: what it knows is fresh for a minute, then it asks the node, or else the origin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from shoal.objects import KnownObjects, ObjectInfo, from_wire
+from shoal.origin_fallback import OriginReader
+from shoal.session import Session
+from shoal_core import limits
+from shoal_core.errors import NodeGone, ShoalError
+from shoal_core.errors import from_wire as error_from_wire
+from shoal_core.verbs import resolve
+
+
+class Resolution:
+    """Resolves in batches. `say` is told when the node could not be asked."""
+
+    def __init__(
+        self, session: Session, origin: OriginReader, objects: KnownObjects, say: Callable[[Exception], None]
+    ) -> None:
+        self._session = session
+        self._origin = origin
+        self._objects = objects
+        self._say = say
+
+    def many(self, urls: Sequence[str | ObjectInfo], deadline: float) -> list[ObjectInfo | ShoalError]:
+        """One for each, in order: the object, or the error. Each URL is asked once, and at most once a minute."""
+        found: dict[str | ObjectInfo, ObjectInfo | ShoalError] = {}
+        unknown: list[str] = []
+        for url in dict.fromkeys(urls):
+            info = url if isinstance(url, ObjectInfo) else self._objects.get(url)
+            if info is not None:
+                found[url] = info
+            elif isinstance(url, str):
+                unknown.append(url)
+        for start in range(0, len(unknown), limits.BATCH_ITEMS_MAX):
+            part = unknown[start : start + limits.BATCH_ITEMS_MAX]
+            found.update(zip(part, self._ask_node(part, deadline), strict=True))
+        self._objects.add([info for url in unknown if isinstance(info := found[url], ObjectInfo)])
+        return [found[url] for url in urls]
+
+    def _ask_node(self, urls: list[str], deadline: float) -> Iterable[ObjectInfo | ShoalError]:
+        milliseconds = max(1, int((deadline - time.monotonic()) * 1000))
+        request = resolve.Request([resolve.Wanted(url) for url in urls], milliseconds)
+        try:
+            try:
+                reply = self._session.call(resolve.KIND, request, deadline)
+            except NodeGone:
+                reply = self._session.call(resolve.KIND, request, deadline)
+        except NodeGone as error:
+            self._say(error)
+            return [self._ask_origin(url, deadline) for url in urls]
+        return [
+            from_wire(answer) if isinstance(answer, resolve.Object) else error_from_wire(answer.code, answer.text)
+            for answer in reply.objects
+        ]
+
+    def _ask_origin(self, url: str, deadline: float) -> ObjectInfo | ShoalError:
+        known = self._objects.stale(url)
+        if known is not None:
+            return known
+        try:
+            return self._origin.head(url, deadline)
+        except ShoalError as error:
+            return error
