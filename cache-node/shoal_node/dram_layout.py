@@ -38,9 +38,12 @@ class DramLayout:
         self.growing_bytes = 0
         """Of the segment that is being made."""
         self._digests: list[bytearray] = []
+        self._ended = False
 
     def next_segment_bytes(self) -> int:
         """Size of the segment to make now, so that its index fits the budget beside it; 0 when the budget is used."""
+        if self._ended:
+            return 0
         index_bytes = max(self.index_bytes, config.INDEX_BYTES_MIN)
         room = self.budget_bytes - self.segment_bytes - self.growing_bytes - index_bytes
         if self.segment_bytes:
@@ -49,7 +52,7 @@ class DramLayout:
         else:
             room = max(room // 2, min(room, self.slab_bytes))
         size = min(max(limits.SEGMENT_BYTES_FIRST, self.segment_bytes), limits.SEGMENT_BYTES_MAX, room)
-        return size // self.slab_bytes * self.slab_bytes
+        return max(0, size // self.slab_bytes * self.slab_bytes)
 
     def add_segment(self, size: int) -> int:
         """A segment is there; the number of slabs it brings, numbered on from the last."""
@@ -61,8 +64,8 @@ class DramLayout:
         return count
 
     def stop_growing(self) -> None:
-        """Memory could not be had: the budget is what there is."""
-        self.budget_bytes = self.segment_bytes + self.index_bytes
+        """Memory could not be had: the segments are what there is."""
+        self._ended = True
         self.growing_bytes = 0
 
     def charge_dram(self, slots: int, slot_bytes: int) -> bool:
@@ -71,7 +74,7 @@ class DramLayout:
         return self._charge(slots * (limits.INDEX_ENTRY_BYTES + _digest_stride(slot_bytes) - limits.DIGEST_BYTES))
 
     def charge_disk(self, slots: int, slot_bytes: int) -> bool:
-        """The same for a slab of disk slots; they get half of the budget, so that a large disk leaves DRAM its memory."""
+        """The same for a slab of disk slots: up to half of the budget, so that a large disk leaves DRAM its memory."""
         size = slots * limits.INDEX_ENTRY_BYTES
         return (size < 0 or self.index_bytes + size <= self.budget_bytes // 2) and self._charge(size)
 
