@@ -1,0 +1,19 @@
+"""One finding of `shoal doctor`: what was looked at, how it is, and what to do about it, in a line each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Outcome = Literal["pass", "warn", "fail", "skip"]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """`fail` means that something will not work, `warn` that it works less well, `skip` that it could not be tested."""
+
+    name: str
+    outcome: Outcome
+    finding: str
+    remedy: str = ""
+    """What to do; empty when there is nothing to do."""
