@@ -30,6 +30,8 @@ def read_config(path: str) -> NodeConfig:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
     except (ValueError, ShoalError) as error:
         raise ConfigError(f"{path}: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: too deeply nested") from None
 
 
 async def serve(config: NodeConfig) -> None:

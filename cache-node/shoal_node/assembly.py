@@ -139,7 +139,6 @@ def _recover(state: NodeState, nvme: NvmeTier) -> None:
 def _listen(config: NodeConfig, server: Server) -> MemoryListener:
     memory = MemoryListener()
     if config.doors.unix is not None:
-        os.makedirs(os.path.dirname(config.doors.unix) or ".", mode=0o700, exist_ok=True)
         server.listen(UnixListener(config.doors.unix))
     if config.doors.tcp is not None:
         server.listen(TcpListener(config.doors.tcp))

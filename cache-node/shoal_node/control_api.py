@@ -37,6 +37,8 @@ _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 _CONNECTIONS_MAX = 64
 """Probes and scrapes need a handful; one more is answered 503."""
 
+_PROBE_S = 1.0
+
 _GRACE_S = 2
 """How long open requests may take once the node ends; scrapes take milliseconds."""
 
@@ -187,6 +189,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_PROBE_S)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
