@@ -1,18 +1,29 @@
 """The Unix door: control over a stream socket, bytes by descriptors of sealed segments that the client maps.
 
-The socket's directory is private to who may use the node; the socket file of a node that died is replaced.
+The socket's directory is private to who may use the node. The socket file of a node that died is replaced; anything else
+that lies there is not ours to remove. Nodes that start at once look and bind one after the other, under a lock on the
+directory.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
 import socket
+import stat
+import struct
 import time
+from collections.abc import Generator
 
 from shoal_core.errors import ConfigError, DeadlineExceeded, NodeGone
 from shoal_transport.stream_socket import SocketChannel, SocketConnection
 
 DOOR = "unix"
+_PROBE_S = 1.0
+_TURN_S = 5.0
+"""How long to wait for others that start in the same directory."""
 
 
 def connect(path: str, deadline: float) -> SocketChannel:
@@ -41,10 +52,16 @@ class UnixListener:
             raise ConfigError(f"doors.unix: {path!r} is longer than the 107 bytes a socket path may have")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._replace_stale(path)
-            self._socket.bind(path)
-            os.chmod(path, mode)
-            self._socket.listen(512)
+            os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+            with _turn(os.path.dirname(path) or "."):
+                _remove_stale(path)
+                self._socket.bind(path)
+                os.chmod(path, mode)
+                self._socket.listen(512)
+            self._inode = os.lstat(path).st_ino
+        except ConfigError:
+            self._socket.close()
+            raise
         except OSError as error:
             self._socket.close()
             raise ConfigError(f"doors.unix: cannot listen at {path}: {error.strerror or error}") from error
@@ -70,20 +87,48 @@ class UnixListener:
         except OSError:
             pass
         self._socket.close()
-        try:
-            os.unlink(self._path)
-        except FileNotFoundError:
-            pass
+        with contextlib.suppress(FileNotFoundError):
+            if os.lstat(self._path).st_ino == self._inode:
+                os.unlink(self._path)
 
-    @staticmethod
-    def _replace_stale(path: str) -> None:
-        if not os.path.exists(path):
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1.0)
+
+@contextlib.contextmanager
+def _turn(directory: str) -> Generator[None]:
+    """Nobody else of us looks at or replaces sockets in this directory meanwhile."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + _TURN_S
+    try:
+        while True:
             try:
-                probe.connect(path)
-            except OSError:
-                os.unlink(path)
-                return
-        raise ConfigError(f"doors.unix: another node already listens at {path}")
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket of a node that died; ConfigError for anything else that is there."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"doors.unix: {path} is there and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_S)
+        try:
+            probe.connect(path)
+            holder, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError as error:
+            if not isinstance(error, TimeoutError) and error.errno != errno.EAGAIN:
+                raise
+            raise ConfigError(f"doors.unix: somebody listens at {path} already, and is too busy to answer") from error
+    raise ConfigError(f"doors.unix: process {holder} already listens at {path}")
