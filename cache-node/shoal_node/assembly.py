@@ -11,7 +11,6 @@ import contextlib
 import getpass
 import logging
 import os
-import time
 from collections.abc import AsyncGenerator
 
 from shoal_core import limits
@@ -167,8 +166,10 @@ async def _control(node: Node, address: str) -> AsyncGenerator[None]:
 async def _tick(node: Node) -> None:
     while True:
         await asyncio.sleep(_TICK_S)
-        with node.step() as state:
-            state.expire(node.now_s())
+        dropped = True
+        while dropped:
+            with node.step() as state:
+                dropped = state.expire(node.now_s()) > 0
 
 
 def _user() -> str:

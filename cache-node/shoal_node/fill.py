@@ -29,6 +29,9 @@ _INLINE_HASH_BYTES = 1 << 20
 _DISK_READS = 4
 """Reads from disk at once: the depth at which one drive is near its limit with blocks of megabytes."""
 
+_NO_ROOM_S = 1.0
+"""After a wait in vain, fills of that space do not wait for this long: readers go to the origin at once."""
+
 _ROOM_WAIT_S = 2.0
 """How long a fill waits for leases to come back before its readers are sent to the origin."""
 
@@ -59,6 +62,8 @@ class Filler:
         self._timeout_s = timeout_s
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
+        self._no_room_until: dict[int, float] = {}
+        """By space: no fill waits for room before this time."""
         self._hash_pool = ThreadPoolExecutor(1, "shoal-hash")
         self.disk_pool = ThreadPoolExecutor(_DISK_READS, "shoal-disk")
 
@@ -176,19 +181,22 @@ class Filler:
         """A slot, waiting a little for memory or leases to come back. NoSpace when there is no hope."""
         node = self._node
         loop = asyncio.get_running_loop()
+        space = flight.record.space
         end = loop.time() + _ROOM_WAIT_S
         while True:
             room = self._room
             with node.step() as state:
-                slot = state.reserve(flight.record.space, flight.size, node.now_s())
-                hope = state.can_wait_for_room() or self.running > 1
+                slot = state.reserve(space, flight.size, node.now_s())
+                hope = state.can_wait_for_room() and loop.time() >= self._no_room_until.get(space, 0.0)
             if slot is not None:
                 return slot
             try:
                 async with asyncio.timeout_at(end if hope else loop.time()):
                     await room.wait()
             except TimeoutError:
-                name = node.state.spaces[flight.record.space].name
+                # Whoever comes next need not find out by waiting as long.
+                self._no_room_until[space] = loop.time() + _NO_ROOM_S
+                name = node.state.spaces[space].name
                 raise NoSpace(f"space {name!r}: nothing can make room now (leased, pinned or over quota)") from None
 
     def _failed(self, run: Iterable[Flight], error: Exception) -> None:

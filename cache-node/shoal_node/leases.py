@@ -1,8 +1,10 @@
 """Who holds which blocks: leases by client, pure.
 
-A client's lease on an entry is one bit of truth: the client may look at that block's bytes until it releases, or is
-gone. How many views it has is its own business. The index counts leases of all kinds per entry (clients' and transfers'
-in progress); a block's slot is used again only when that count is 0.
+A client may look at a block's bytes until it has released every grant of it that it was given, or is gone. Grants are
+counted, because a release and the next grant of the same block may pass each other on two connections: the late release
+then takes back the early grant, not the new one. How many views a client has is its own business. The index counts
+leases of all kinds per entry (clients' and those of transfers in progress); a block's slot is used again only when that
+count is 0.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ class Client:
 
     def __init__(self, process: str) -> None:
         self.process = process
-        self.entries: set[int] = set()
+        self.entries: dict[int, int] = {}
+        """Grants given and not yet released, by entry."""
         self.leased_bytes = 0
         self.connections = 0
         self.asked: set[int] = set()
@@ -53,18 +56,23 @@ class Leases:
 
     def grant(self, client: Client, entry: int) -> None:
         """Turns one transfer lease on `entry` into the client's lease."""
-        if entry in client.entries:
+        count = client.entries.get(entry, 0)
+        client.entries[entry] = count + 1
+        if count:
             self._index.leases[entry] -= 1
         else:
-            client.entries.add(entry)
             client.leased_bytes += self._index.size[entry]
         client.asked.discard(entry)
 
     def release(self, client: Client, entry: int, generation: int) -> bool:
-        """Whether the client held that lease; it does not any more."""
-        if entry not in client.entries or self._index.generation[entry] != generation:
+        """The client gives one grant back. Whether it was the last of that block, and the lease has ended."""
+        count = client.entries.get(entry, 0)
+        if not count or self._index.generation[entry] != generation:
             return False
-        client.entries.discard(entry)
+        if count > 1:
+            client.entries[entry] = count - 1
+            return False
+        del client.entries[entry]
         client.asked.discard(entry)
         client.leased_bytes -= self._index.size[entry]
         self._index.leases[entry] -= 1
@@ -78,7 +86,7 @@ class Leases:
             del self.clients[identity]
         if not events:
             return []
-        entries, client.entries = list(client.entries), set()
+        entries, client.entries = list(client.entries), {}
         client.asked.clear()
         client.leased_bytes = 0
         client.standing = False

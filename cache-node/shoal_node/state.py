@@ -52,6 +52,8 @@ class NodeState:
         self.room_wanted = False
         """Somebody waits for a slot: `SpaceFreed` is worth saying."""
         self._blocked: list[int] = []
+        self._unpublished = 0
+        """Slots reserved and neither published nor given back."""
         self._to_disk: deque[tuple[int, int]] = deque()
         dram_classes, disk_classes = tier_classes(slab_bytes, block_size_bytes)
         self.dram = Tier(slab_bytes, dram_classes, self._policy, self.layout.charge_dram, self.index.dram_slot)
@@ -132,6 +134,7 @@ class NodeState:
         for _ in range(8):
             fits = quota is None or tier.slabs.space_used_bytes(space) + self._slot_bytes(tier, size) <= quota
             if fits and (slot := tier.take(space, size)) is not None:
+                self._unpublished += 1
                 self._grow_ahead()
                 return slot
             if fits and self._grow():
@@ -147,12 +150,13 @@ class NodeState:
 
     def give_back(self, slot: int) -> None:
         """A reserved slot was not filled after all."""
+        self._unpublished -= 1
         self.dram.slabs.free(slot)
         self._room()
 
     def can_wait_for_room(self) -> bool:
-        """Whether a refused `reserve` may succeed later: memory or leases are on their way back."""
-        return bool(self.layout.growing_bytes or self._blocked or self.leases.count)
+        """Whether the `reserve` just refused may succeed soon: memory is being made, leases or fills are in the way."""
+        return bool(self.layout.growing_bytes or self._blocked or self._unpublished)
 
     def publish(self, key: bytes, space: int, size: int, slot: int, table: bytes, now_s: int) -> int:
         """The slot holds the block's verified bytes: list it. Returns its entry, held once for the caller."""
@@ -181,6 +185,7 @@ class NodeState:
         self.layout.put_digests(slot, self.dram.slabs.slot_bytes(slot), table)
         self.dram.insert(entry, slot, self.index.key_low[entry], now_s)
         self.index.leases[entry] += 1
+        self._unpublished -= 1
 
     # Disk
 
@@ -275,10 +280,10 @@ class NodeState:
         if client is not None:
             client.asked.difference_update(entry for entry, _ in grants)
 
-    def drop(self, entry: int, erase: bool = False, quarantine: bool = False) -> None:
-        """Nobody finds the block any more. With `quarantine` its DRAM slot is never used again."""
+    def drop(self, entry: int, erase: bool = False, quarantine: bool = False) -> bool:
+        """Nobody finds the block any more; False if so already. With `quarantine` its DRAM slot is never used again."""
         if self.index.state[entry] & _DROPPED:
-            return
+            return False
         self.index.unlink(entry)
         self.index.state[entry] |= _DROPPED | (_QUARANTINED if quarantine else 0)
         if self.disk is not None and self.index.disk_slot[entry] != index.NO_SLOT:
@@ -287,14 +292,13 @@ class NodeState:
             if erase:
                 self.actions.append(actions.EraseDisk(slot))
         self._lease_ended(entry)
+        return True
 
     def expire(self, now_s: int) -> int:
-        """Drop what is older than its space's TTL; how many."""
+        """Drop some of what is older than its space's TTL; how many. Call again until it is none."""
         tiers = [self.dram] + ([self.disk] if self.disk is not None else [])
         entries = {entry for tier in tiers for entry in tier.expired(now_s)}
-        for entry in entries:
-            self.drop(entry, erase=True)
-        return len(entries)
+        return sum(self.drop(entry, erase=True) for entry in entries)
 
     def _lease_ended(self, entry: int) -> None:
         if self.index.leases[entry]:

@@ -17,11 +17,14 @@ from typing import Any
 
 from shoal_transport.mapping import Mapping
 
+_PASSES_MAX = 256
+"""Grants that one search for room gives another round; the search stays below 100 us."""
+
 
 class Grant:
     """One leased block. `memory` is the block's bytes, read-only."""
 
-    __slots__ = ("_exporter", "entry", "generation", "key", "mapping", "memory", "offset", "recent", "touches")
+    __slots__ = ("_exporter", "count", "entry", "generation", "key", "mapping", "memory", "offset", "recent", "touches")
 
     def __init__(
         self, key: tuple[bytes, int], mapping: Mapping, offset: int, length: int, entry: int, generation: int
@@ -33,6 +36,8 @@ class Grant:
         self.memory = mapping.memory[offset : offset + length]
         self.entry = entry
         self.generation = generation
+        self.count = 1
+        """Times the node granted it; as many are given back."""
         self.touches = 0
         """Hits not yet reported to the node."""
         self.recent = True
@@ -73,6 +78,7 @@ class Grants:
         """Take a new grant in; if another thread brought the same block meanwhile, that one stays."""
         known = self.by_key.get(grant.key)
         if known is not None and (known.entry, known.generation) == (grant.entry, grant.generation):
+            known.count += 1
             return known
         if known is not None:
             self._forget(known)
@@ -90,13 +96,13 @@ class Grants:
 
     def make_room(self, size: int) -> None:
         """Give idle grants back until `size` more bytes fit the limit, as far as there are any."""
-        for _ in range(2 * len(self._order)):
-            if self.leased_bytes + size <= self.leased_bytes_max or not self._order:
-                return
+        passes = _PASSES_MAX
+        while passes and self._order and self.leased_bytes + size > self.leased_bytes_max:
             grant = self._order.popleft()
             if self.by_key.get(grant.key) is not grant:
                 continue
             if grant.recent or grant.live:
+                passes -= 1
                 grant.recent = False
                 self._order.append(grant)
             else:
@@ -108,15 +114,14 @@ class Grants:
         busy: list[tuple[int, int]] = []
         for lease in wanted:
             grant = self._by_entry.get(lease[0])
-            if grant is not None and grant.generation != lease[1]:
-                grant = None
-            if grant is not None and grant.live:
+            if grant is None or grant.generation != lease[1]:
+                busy.append(lease)  # its grant or its release is still on the way
+            elif grant.live:
                 busy.append(lease)
                 self._asked.append(grant)
             else:
-                released.append(lease)
-                if grant is not None:
-                    self._forget(grant, report=False)
+                released += [lease] * grant.count
+                self._forget(grant, report=False)
         return released, busy
 
     def report(self) -> tuple[list[tuple[int, int]], list[tuple[int, int, int]]]:
@@ -158,4 +163,4 @@ class Grants:
             del self._by_entry[grant.entry]
         self.leased_bytes -= len(grant.memory)
         if report:
-            self.released.append((grant.entry, grant.generation))
+            self.released += [(grant.entry, grant.generation)] * grant.count
