@@ -103,6 +103,22 @@ def test_takes_read_only_memory(tier: NvmeTier) -> None:
     assert load(tier, record_of(slot(0, 3), payload)) == payload
 
 
+def test_the_rest_of_a_page_on_disk_is_zero(tier: NvmeTier, tmp_path: Path) -> None:
+    """And holds nothing of the block that went through the same buffer before."""
+    tier.assign(0, LARGE)
+    for index in (0, 1):
+        store(tier, slot(0, index), b"secret" * 600)
+        store(tier, slot(0, 2 + index), b"x" * 10)
+        unaligned = memoryview(b"y" * 5000)
+        tier.write(record_of(slot(0, index), unaligned), unaligned)
+    on_disk = (tmp_path / "tier" / "segment-0000").read_bytes()
+    assert b"secret" not in on_disk
+    for index in (2, 3):
+        assert on_disk[index * 262_144 :][:4096] == b"x" * 10 + bytes(4086)
+    for index in (0, 1):
+        assert on_disk[index * 262_144 :][:8192] == b"y" * 5000 + bytes(3192)
+
+
 def test_small_slots_share_the_file_with_large_ones(tier: NvmeTier) -> None:
     tier.assign(0, 0)
     tier.assign(1, 1)

@@ -18,7 +18,7 @@ from shoal_core.errors import (
     OriginError,
     ShoalError,
 )
-from shoal_transport.origins import ObjectMeta, Origins
+from shoal_transport.origins import ObjectMeta, Origins, stores
 from tests.support.http_origin import Fault, HttpOrigin
 from tests.transport.origin_calls import SECONDS, on_loop, read, read_all
 
@@ -187,6 +187,15 @@ async def test_a_signed_query_stays_out_of_error_texts(http_origin: HttpOrigin) 
 
 
 @on_loop
+async def test_signed_urls_do_not_pile_up_connections(http_origin: HttpOrigin) -> None:
+    url = http_origin.put("/f", b"x")
+    opened_stores = stores.Stores({}, retry_count_max=1)
+    for number in range(3 * stores.STORES_MAX):
+        opened_stores.locate(f"{url}?signature={number}")
+    assert len(opened_stores) == stores.STORES_MAX
+
+
+@on_loop
 async def test_a_web_server_without_listing_says_so(http_origin: HttpOrigin) -> None:
     http_origin.put("/dir/f", b"x")
     with pytest.raises(OriginError, match="no listing"):
@@ -202,7 +211,7 @@ class SimpleServer(ThreadingHTTPServer):
 
 
 class _SimpleHandler(BaseHTTPRequestHandler):
-    """Ignores If-Match; ranges, etag and date as the server says."""
+    """Ignores If-Match but for weak etags, which never match; ranges, etag and date as the server says."""
 
     protocol_version = "HTTP/1.1"
     server: SimpleServer
@@ -217,6 +226,9 @@ class _SimpleHandler(BaseHTTPRequestHandler):
 
     def _answer(self, *, send_body: bool) -> None:
         content, asked = self.server.content, self.headers.get("Range")
+        if self.headers.get("If-Match", "").startswith("W/"):
+            self.send_error(412)
+            return
         start, stop = 0, len(content)
         if asked and self.server.knows_ranges:
             first, last = asked.removeprefix("bytes=").split("-")

@@ -77,6 +77,10 @@ class Stores:
             return self._web(url, scheme, host, path, is_prefix)
         return self._bucket(url, scheme, host, path, is_prefix)
 
+    def __len__(self) -> int:
+        """Stores that are open."""
+        return len(self._open)
+
     def close(self) -> None:
         self._open.clear()
 
