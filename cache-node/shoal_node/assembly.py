@@ -43,7 +43,8 @@ class RunningNode:
         """Returns when no client was connected for the configured time; never without one."""
         linger_s = self.node.config.linger_s
         if linger_s is None:
-            await asyncio.Event().wait()
+            await asyncio.get_running_loop().create_future()
+            return
         # Looked at each second, not signalled: connections come and go in other threads, far more often.
         while self.server.idle_s() < linger_s:  # noqa: ASYNC110
             await asyncio.sleep(_TICK_S)
