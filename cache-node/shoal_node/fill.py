@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from shoal_core import digests, index
-from shoal_core.errors import NoSpace, ShoalError
+from shoal_core.errors import NoSpace, NotFound, ObjectChanged, ShoalError
 from shoal_core.verbs import get
 from shoal_node.objects import ObjectRecord
 from shoal_transport.origins.interface import ObjectMeta
@@ -124,6 +124,9 @@ class Filler:
             result = "ok"
         except ShoalError as error:
             result = type(error).__name__
+            if isinstance(error, ObjectChanged | NotFound):
+                with node.step() as state:
+                    state.objects.forget_resolution(run[0].record)
             self._failed(run, error)
         except BaseException as error:
             self._failed(run, error if isinstance(error, Exception) else NoSpace("the node is shutting down"))

@@ -53,7 +53,7 @@ def evict_objects(node: Node, request: evict.Request) -> evict.Reply:
         with node.step() as state:
             record = state.objects.get(fingerprint)
             if record is not None:
-                state.objects.forget_resolution(record.space, record.url)
+                state.objects.forget_resolution(record)
         if record is not None:
             count += _evict(node, record)
     return evict.Reply(count)

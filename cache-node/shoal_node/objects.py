@@ -68,6 +68,8 @@ class Objects:
         record = self._records.get(found[0]) if found else None
         return (record, found[1]) if record is not None and found is not None else None
 
-    def forget_resolution(self, space: int, url: str) -> None:
-        """The next open asks the origin again."""
-        self._resolved.pop((space, url), None)
+    def forget_resolution(self, record: ObjectRecord) -> None:
+        """The next open of its URL asks the origin again, unless that has found another version meanwhile."""
+        found = self._resolved.get((record.space, record.url))
+        if found is not None and found[0] == record.fingerprint:
+            del self._resolved[record.space, record.url]

@@ -349,12 +349,16 @@ class Client:
         failed = self._reading.read(wanted, deadline)
         for target in targets:
             target.release()
+        for position, info in zip(missing, infos, strict=True):
+            if position in failed and isinstance(info, ObjectInfo):
+                self._resolution.doubt(info, failed[position])
         return errors | failed
 
     # Inside
 
     def _run(self, wanted: list[Piece], deadline: float) -> None:
         for error in self._reading.read(wanted, deadline).values():
+            self._resolution.doubt(wanted[0].info, error)
             raise error
 
     def _resolve(self, url: Where, deadline: float) -> ObjectInfo:

@@ -9,7 +9,7 @@ from shoal.objects import KnownObjects, ObjectInfo, from_wire
 from shoal.origin_fallback import OriginReader
 from shoal.session import Session
 from shoal_core import limits
-from shoal_core.errors import NodeGone, ShoalError
+from shoal_core.errors import NodeGone, NotFound, ObjectChanged, ShoalError
 from shoal_core.errors import from_wire as error_from_wire
 from shoal_core.verbs import resolve
 
@@ -40,6 +40,11 @@ class Resolution:
             found.update(zip(part, self._ask_node(part, deadline), strict=True))
         self._objects.add([info for url in unknown if isinstance(info := found[url], ObjectInfo)])
         return [found[url] for url in urls]
+
+    def doubt(self, info: ObjectInfo, error: ShoalError) -> None:
+        """A read failed: if the object is not what it was, whoever opens it again gets what it is now."""
+        if isinstance(error, ObjectChanged | NotFound):
+            self._objects.forget(info.url)
 
     def _ask_node(self, urls: list[str], deadline: float) -> Iterable[ObjectInfo | ShoalError]:
         milliseconds = max(1, int((deadline - time.monotonic()) * 1000))
