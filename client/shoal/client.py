@@ -377,6 +377,7 @@ class Client:
 
     def reset_after_fork(self) -> None:
         """In a forked child: drop what belongs to the parent. Called by itself."""
+        self._objects.reset_after_fork()
         self._session.abandon()
         self._pid = os.getpid()
 

@@ -52,6 +52,10 @@ class KnownObjects:
             while len(self._known) > self._count_max:
                 self._known.popitem(last=False)
 
+    def reset_after_fork(self) -> None:
+        """Another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
     def forget(self, url: str) -> None:
         with self._lock:
             self._known.pop(url, None)

@@ -23,7 +23,7 @@ from shoal_transport.interface import SEND_STALL_S
 QUANTUM_S = 0.25
 _TIMEVAL = struct.Struct("ll")
 _IOV_MAX = 512
-_SCRATCH_BYTES = 64 << 10
+_SCRATCH_BYTES = 16 << 10
 _AGAIN = (errno.EAGAIN, errno.EWOULDBLOCK)
 
 

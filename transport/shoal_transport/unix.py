@@ -1,8 +1,8 @@
 """The Unix door: control over a stream socket, bytes by descriptors of sealed segments that the client maps.
 
-The socket's directory is private to who may use the node. The socket file of a node that died is replaced; anything else
-that lies there is not ours to remove. Nodes that start at once look and bind one after the other, under a lock on the
-directory.
+The socket's directory is private to who may use the node. The socket file of a node that died is replaced; anything
+else that lies there is not ours to remove. Nodes that start at once look and bind one after the other, under a lock on
+the directory.
 """
 
 from __future__ import annotations
