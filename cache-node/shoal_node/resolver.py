@@ -63,6 +63,8 @@ class Resolver:
     def declare(self, request: dataset.Request) -> bool:
         """Make or change a dataset; whether it is new. ConfigError names what cannot be."""
         node = self._node
+        if request.ttl_s is not None and not 0 < request.ttl_s < limits.TTL_S_MAX:
+            raise BadRequest(f"dataset {request.name}.ttl_s: {request.ttl_s} is not between 0 and {limits.TTL_S_MAX}")
         ttl_s = None if request.ttl_s is None else max(1, int(request.ttl_s))
         settings = {
             "url": request.url,
@@ -81,6 +83,8 @@ class Resolver:
 
     async def resolve(self, request: resolve.Request) -> resolve.Reply:
         """Each wanted URL by itself: an object or an error."""
+        if len(request.wanted) > limits.BATCH_ITEMS_MAX:
+            raise BadRequest(f"{len(request.wanted)} URLs in one resolve; at most {limits.BATCH_ITEMS_MAX}")
         deadline = time.monotonic() + request.deadline_ms / 1000
         found = await asyncio.gather(*(self._resolve_one(wanted, deadline) for wanted in request.wanted))
         return resolve.Reply(found)
@@ -89,6 +93,8 @@ class Resolver:
         try:
             space, url = self.locate(wanted.url)
             if wanted.size is not None and wanted.etag is not None:
+                if not 0 <= wanted.size <= limits.OBJECT_BYTES_MAX:
+                    raise BadRequest(f"{shown(url)}: an object of {wanted.size} bytes")
                 record = self._remember(space, ObjectMeta(url, wanted.size, wanted.etag), fresh=False)
                 return _object(wanted.url, record, stale=False)
             with self._node.step() as state:

@@ -166,7 +166,7 @@ class Node:
         return known
 
     def check_items(self, records: list[ObjectRecord], request: get.Request) -> None:
-        """BadRequest unless every item lies inside its block."""
+        """BadRequest unless every item lies inside its block and every object named is one of those given."""
         if len(request.items) > limits.BATCH_ITEMS_MAX:
             raise BadRequest(f"{len(request.items)} items in one get; at most {limits.BATCH_ITEMS_MAX}")
         for item in request.items:
@@ -178,6 +178,9 @@ class Node:
                     f"{records[item.object].url}: range {item.offset}+{item.length} of block {item.block} "
                     f"of {size} bytes"
                 )
+        for ahead in request.ahead:
+            if not 0 <= ahead.object < len(records) or ahead.block < 0:
+                raise BadRequest("get: a read ahead names no object or block")
 
     @property
     def batch_bytes_max(self) -> int:
@@ -243,7 +246,7 @@ class Node:
     def complain(self, entry: int, generation: int) -> bool:
         """Hash our own copy; whether it was bad and is now quarantined."""
         with self.step() as state:
-            known = entry < state.index.capacity and state.index.generation[entry] == generation
+            known = 0 <= entry < state.index.capacity and state.index.generation[entry] == generation
             if not known or state.index.dram_slot[entry] == index.NO_SLOT:
                 return False
             state.hold(entry)

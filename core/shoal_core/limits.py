@@ -83,6 +83,12 @@ LINGER_S_DEFAULT = 600.0
 URL_BYTES_MAX = 8 * KIB
 """S3 keys end at 1,024 bytes; the rest is room for other schemes."""
 
+OBJECT_BYTES_MAX = 1 << 50
+"""No origin has larger ones; what a client claims beyond it is an error of its own."""
+
+TTL_S_MAX = 1 << 31
+"""68 years: times are kept as 32 bits of seconds."""
+
 WIRE_VERSION = 1
 
 assert PAGE_BYTES <= BLOCK_BYTES_DEFAULT <= BLOCK_BYTES_MAX <= SLAB_BYTES_MAX
