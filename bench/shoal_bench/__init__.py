@@ -1,1 +1,1 @@
-"""Benchmarks: one module per question."""
+"""Benchmarks: one module per question, each figure beside its reference, measured in the same run."""

@@ -1,0 +1,65 @@
+"""`python -m shoal_bench [NAME...]`: the benchmarks, each figure beside its reference, and one table at the end."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+import msgspec
+
+from shoal_bench.report import Report
+
+MODULES = {
+    "shared_memory": "warm 4 MiB blocks over shared memory",
+    "tcp_large": "warm 4 MiB blocks over TCP",
+    "small_reads": "batches of 256 reads of 4 KiB and 64 KiB",
+    "nvme_tier": "the disk tier alone, beside O_DIRECT",
+    "disk_read": "a client's read of blocks that are on disk only",
+    "fill": "cold reads from a local S3 server",
+    "memory": "the node's memory over ten turnovers, and with a million blocks",
+    "facts": "latencies, start times, import",
+}
+
+
+def machine() -> str:
+    """Cores, processor and system, for the heading."""
+    with open("/proc/cpuinfo") as file:
+        model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown")
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores, {model}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="shoal bench", description=__doc__)
+    listed = "; ".join(f"{name}: {text}" for name, text in MODULES.items())
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all without. {listed}")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there too")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a result")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in MODULES]
+    if unknown:
+        parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(MODULES)}")
+    report = Report(quick=arguments.quick)
+    for name in arguments.names or MODULES:
+        report.say(f"[bold]{name}[/bold]: {MODULES[name]}")
+        importlib.import_module(f"shoal_bench.{name}").run(report)
+    date = datetime.datetime.now(datetime.UTC).date()
+    command = shlex.join(["python", "-m", "shoal_bench", *sys.argv[1:]])
+    report.print(f"{command}\n{machine()}, {date}{', quick' if arguments.quick else ''}")
+    if arguments.json is not None:
+        arguments.json.write_bytes(
+            msgspec.json.encode({"command": command, "machine": machine(), "date": str(date)} | report.as_dict())
+        )
+    if report.missed:
+        print(f"{len(report.missed)} targets missed", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
