@@ -1,4 +1,4 @@
-"""A node that was told nonsense: it ends with status 1 and one line that names the file, the field and what is allowed."""
+"""A node that was told nonsense ends with status 1 and one line: the file, the field and what is allowed."""
 
 from __future__ import annotations
 
