@@ -10,7 +10,7 @@ client connects anew there; the position then belongs to each process.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from shoal_core.errors import BadRequest, Closed
 
@@ -90,11 +90,9 @@ class ShoalFile(io.RawIOBase):
 class BufferedShoalFile(io.BufferedReader):
     """What `open` returns: a buffered reader that also tells the object's size, as fsspec's files do."""
 
-    raw: ShoalFile
-
     @property
     def size(self) -> int:
-        return self.raw.size
+        return cast("ShoalFile", self.raw).size
 
 
 def open_binary(client: Client, url: str, mode: str = "rb", buffer_bytes: int = BUFFER_BYTES) -> BufferedShoalFile:
