@@ -165,6 +165,8 @@ class Session:
         finally:
             if self._client is not None:
                 with self._node.step() as state:
+                    if self._events:
+                        self._node.counters.revokes["gone"] += len(self._client.asked)
                     state.connection_ended(self._identity, self._events)
                     if self._events:
                         self._node.events.pop(self._identity, None)
