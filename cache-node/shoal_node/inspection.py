@@ -125,7 +125,7 @@ def status(node: Node) -> dict[str, Any]:
             "index_memory_bytes": state.index.memory_bytes + state.dram.memory_bytes,
             "quarantined_bytes": state.quarantined_bytes,
             "objects_remembered": len(state.objects),
-            "clients": {
+            "processes": {
                 identity.hex()[:8]: {"process": client.process, "leased_bytes": client.leased_bytes}
                 for identity, client in state.leases.clients.items()
             },
