@@ -35,14 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments = _parse(words)
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone is no surprise
+        return code
     except SystemExit as stopped:  # argparse: --help, or a usage error that it has printed
         return stopped.code if isinstance(stopped.code, int) else USAGE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError as error:
-        if error.filename is not None:
-            raise
+    except BrokenPipeError:
         _close_quietly()
         return OK
     except Exception as error:
@@ -68,6 +68,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
             module = importlib.import_module(f"shoal.cli.{name}")
             module.add_arguments(command)
             command.set_defaults(run=module.run)
+    if wanted == "bench":  # the benchmarks have a command line of their own, --help included
+        place = words.index(wanted)
+        return parser.parse_args(words[: place + 1], argparse.Namespace(words=words[place + 1 :]))
     arguments = parser.parse_args(words)
     if arguments.version:
         arguments.run = _version

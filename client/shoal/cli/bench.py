@@ -8,10 +8,8 @@ import sys
 from importlib.util import find_spec
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "words", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="what shoal_bench takes; try --help"
-    )
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """None of ours: what follows goes to shoal_bench as it is."""
 
 
 def run(arguments: argparse.Namespace) -> int:

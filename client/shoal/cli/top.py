@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Values = dict[str, Any]
 SOURCES = ("dram", "disk", "origin")
-BAR_CELLS = 20
+BAR_CELLS = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,8 +146,8 @@ def report(sample: Sample) -> RenderableType:
 def _table(*titles: str) -> Table:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    table.add_column(titles[0], no_wrap=True, min_width=14)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(titles[0], no_wrap=True, min_width=13)
     for title in titles[1:]:
         table.add_column(title, justify="right", no_wrap=True, min_width=8)
     return table

@@ -30,8 +30,8 @@ BATCH_BLOCKS_MAX = 1024
 CONCURRENCY_DEFAULT = 4
 DEADLINE_S = 120.0
 ROUNDS_MAX = 4
-QUEUE_FRACTION = 0.25
-"""Of DRAM, that may wait for the disk before batches do; the rest is room for what is being filled."""
+DRAM_FRACTION = 0.25
+"""Of DRAM, that may be in flight, and as much again that may wait for the disk."""
 QUEUE_STALL_S = 10.0
 QUEUE_POLL_S = 0.02
 ERRORS_SHOWN = 10
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=positive,
         default=CONCURRENCY_DEFAULT,
-        help=f"batches of {units.size(BATCH_BYTES)} in flight (default {CONCURRENCY_DEFAULT});"
+        help=f"batches of {units.size(BATCH_BYTES)} in flight at most (default {CONCURRENCY_DEFAULT});"
         " the node's fill.concurrency bounds what reaches the origin",
     )
     parser.add_argument("--json", action="store_true", help="the result as one JSON document")
@@ -74,17 +74,17 @@ def run(arguments: argparse.Namespace) -> int:
         infos = objects.all_below(client, arguments.urls)
         missing = _missing(client, infos)
         cold_bytes = sum(info.size for info in missing)
-        pressure = DiskPressure(client, infos)
-        if missing and not pressure.fits and not arguments.json:
+        pace = Pace(client, infos, arguments.concurrency)
+        if missing and not pace.fits and not arguments.json:
             output.note(f"shoal: {_too_large(client.node_stats(), infos)}; what comes first will be evicted again")
         failures: Failures = {}
         for _ in range(ROUNDS_MAX):
             if not missing or failures:
                 break
             with _progress(sum(info.size for info in missing), shown=not arguments.json) as advance:
-                _fill(client, missing, arguments.concurrency, pressure, failures, advance)
+                _fill(client, missing, arguments.concurrency, pace, failures, advance)
             missing = _missing(client, infos)
-            if not pressure.fits:
+            if not pace.fits:
                 break
         result: dict[str, Any] = {
             "objects": len(infos),
@@ -101,10 +101,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if missing else 0
 
 
-class DiskPressure:
-    """Holds batches back while the node has more to write to disk than DRAM can keep."""
+class Pace:
+    """How much is asked for at once, so that in a small cache the batches do not push each other out.
 
-    def __init__(self, client: Client, infos: list[ObjectInfo]) -> None:
+    A part of DRAM may be in flight, and a part may wait for the disk; batches are held back while more does.
+    """
+
+    def __init__(self, client: Client, infos: list[ObjectInfo], concurrency: int) -> None:
         self._client = client
         values = client.node_stats()
         total, blocks = sum(info.size for info in infos), sum(objects.block_count(info) for info in infos)
@@ -112,7 +115,8 @@ class DiskPressure:
         self.fits = total <= max(tier["budget_bytes"] for tier in values["tiers"].values())
         """Whether all of it can be there at once: only then is another round worth anything."""
         self._needed = "disk" in values["tiers"] and total > room / 2
-        self._blocks_max = int(room * QUEUE_FRACTION / max(1, total // max(1, blocks)))
+        self._blocks_max = int(room * DRAM_FRACTION / max(1, total // max(1, blocks)))
+        self.batch_bytes = min(BATCH_BYTES, int(room * DRAM_FRACTION / concurrency))
 
     def wait(self) -> None:
         """Returns when the queue is short, or does not get shorter: a stuck disk is no reason to hang."""
@@ -133,14 +137,14 @@ def _missing(client: Client, infos: list[ObjectInfo]) -> list[ObjectInfo]:
     return [info for info, found in objects.residency(client, infos) if not objects.is_resident(info, found)]
 
 
-def batches(infos: list[ObjectInfo]) -> Iterator[list[Block]]:
+def batches(infos: list[ObjectInfo], bytes_max: int) -> Iterator[list[Block]]:
     """All blocks in order, a batch at a time: many small objects, or a few blocks of a large one."""
     batch: list[Block] = []
     total = 0
     for info in infos:
         for offset in range(0, info.size, info.block_size_bytes):
             size = min(info.block_size_bytes, info.size - offset)
-            if batch and (total + size > BATCH_BYTES or len(batch) >= BATCH_BLOCKS_MAX):
+            if batch and (total + size > bytes_max or len(batch) >= BATCH_BLOCKS_MAX):
                 yield batch
                 batch, total = [], 0
             batch.append(Block(info, offset, size))
@@ -153,7 +157,7 @@ def _fill(
     client: Client,
     infos: list[ObjectInfo],
     concurrency: int,
-    pressure: DiskPressure,
+    pace: Pace,
     failures: Failures,
     advance: Callable[[int], None],
 ) -> None:
@@ -161,8 +165,8 @@ def _fill(
     with ThreadPoolExecutor(concurrency, "shoal-warm") as pool:
         running: set[Future[None]] = set()
         try:
-            for batch in batches(infos):
-                pressure.wait()
+            for batch in batches(infos, pace.batch_bytes):
+                pace.wait()
                 running.add(pool.submit(_touch, client, batch, failures, advance))
                 if len(running) >= concurrency:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
