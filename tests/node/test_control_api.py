@@ -16,8 +16,11 @@ from typing import Any
 import pytest
 import uvloop
 
+import shoal
 from shoal_core.errors import ConfigError
 from shoal_node import control_api, metrics
+from tests.support import waiting
+from tests.support.running_node import MakeProcess, NodeProcess
 
 
 class DrainingNode:
@@ -207,6 +210,40 @@ def test_an_address_that_cannot_be_used_is_a_config_error_that_names_it(address:
     with pytest.raises(ConfigError, match=r"doors\.control") as caught:
         asyncio.run(control_api.serve(app, address))
     assert address in str(caught.value)
+
+
+def control_address(node: NodeProcess) -> str:
+    found = (address for address in node.status()["addresses"] if address.startswith("control:"))
+    return next(found, "").removeprefix("control:")
+
+
+def test_a_real_node_counts_what_was_read_and_drains(node_process: MakeProcess, tmp_path: Path) -> None:
+    node = node_process({"doors": {"control": "127.0.0.1:0"}})
+    waiting.until(lambda: control_address(node), "the control door is open")  # it opens after the readers' doors
+    door = control_address(node)
+    (tmp_path / "object").write_bytes(b"x" * 100_000)
+    url = f"file://{tmp_path}/object"
+    with shoal.connect(node.tcp_address) as client:
+        client.read(url)
+        client.read(url)
+        assert request(door, "GET", "/readyz")[::2] == (200, b"ok\n")
+        text = request(door, "GET", "/metrics")[2].decode()
+        assert 'shoal_reads_total{door="tcp",source="origin"} 2.0\n' in text
+        assert 'shoal_reads_total{door="tcp",source="dram"} 2.0\n' in text
+        assert 'shoal_read_bytes_total{door="tcp",source="dram"} 100000.0\n' in text
+        assert 'shoal_fills_total{origin="file",result="ok"} 2.0\n' in text
+        assert "shoal_fill_bytes_total 100000.0\n" in text
+        assert 'shoal_blocks{tier="dram"} 2.0\n' in text
+        status = json.loads(request(door, "GET", "/status")[2])
+        assert status["pid"] == node.pid and status["draining"] is False
+        assert request(door, "POST", "/drain")[0] == 202
+        assert request(door, "GET", "/readyz")[0] == 503
+        # A draining node gives nothing away, and its readers are none the worse.
+        assert client.read(url) == b"x" * 100_000
+        assert client.stats().hits["direct"] == 2
+        text = request(door, "GET", "/metrics")[2].decode()
+        assert 'shoal_reads_total{door="tcp",source="dram"} 2.0\n' in text
+    assert node.stop() == 0
 
 
 def test_memory_of_the_imports() -> None:

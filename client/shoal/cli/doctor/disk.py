@@ -37,6 +37,9 @@ def checks(directory: Path, values: dict[str, Any] | None) -> Iterator[Check]:
     yield _room(directory, place, values)
     if values is not None and values.get("disk_failed"):
         yield Check("disk tier", "fail", f"{directory}: the node stopped using it after errors", "see the node's log")
+    elif values is not None and values.get("nvme_direct") is False:
+        yield Check("disk tier", "warn", f"{directory}: the node reads and writes it through the page cache",
+                    "put it on ext4 or xfs, where O_DIRECT works")  # fmt: skip
     try:
         with _temporary(place) as (descriptor, direct):
             yield _direct(place, direct)
