@@ -23,7 +23,10 @@ def own_directories(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="shoal-") as directory:
         monkeypatch.setenv("SHOAL_RUNTIME_DIR", f"{directory}/run")
         monkeypatch.setenv("SHOAL_CACHE_DIR", f"{directory}/cache")
-        yield Path(directory)
+        try:
+            yield Path(directory)
+        finally:
+            main(["stop"])  # a test that failed in the middle leaves no node behind
 
 
 def test_the_first_read_starts_it_and_stop_ends_it(
