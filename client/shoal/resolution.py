@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from shoal.objects import KnownObjects, ObjectInfo, from_wire
 from shoal.origin_fallback import OriginReader
@@ -37,8 +37,7 @@ class Resolution:
                 unknown.append(url)
         for start in range(0, len(unknown), limits.BATCH_ITEMS_MAX):
             part = unknown[start : start + limits.BATCH_ITEMS_MAX]
-            found.update(zip(part, self._ask_node(part, deadline), strict=True))
-        self._objects.add([info for url in unknown if isinstance(info := found[url], ObjectInfo)])
+            found.update(zip(part, self._ask(part, deadline), strict=True))
         return [found[url] for url in urls]
 
     def doubt(self, info: ObjectInfo, error: ShoalError) -> None:
@@ -46,7 +45,7 @@ class Resolution:
         if isinstance(error, ObjectChanged | NotFound):
             self._objects.forget(info.url)
 
-    def _ask_node(self, urls: list[str], deadline: float) -> Iterable[ObjectInfo | ShoalError]:
+    def _ask(self, urls: list[str], deadline: float) -> list[ObjectInfo | ShoalError]:
         milliseconds = max(1, int((deadline - time.monotonic()) * 1000))
         request = resolve.Request([resolve.Wanted(url) for url in urls], milliseconds)
         try:
@@ -56,11 +55,16 @@ class Resolution:
                 reply = self._session.call(resolve.KIND, request, deadline)
         except NodeGone as error:
             self._say(error)
-            return [self._ask_origin(url, deadline) for url in urls]
-        return [
+            answers = [self._ask_origin(url, deadline) for url in urls]
+            # Not fresh: the fingerprint is the node's to give, and it is asked for as soon as the node is back.
+            self._objects.add([info for info in answers if isinstance(info, ObjectInfo)], fresh_s=0.0)
+            return answers
+        answers = [
             from_wire(answer) if isinstance(answer, resolve.Object) else error_from_wire(answer.code, answer.text)
             for answer in reply.objects
         ]
+        self._objects.add([info for info in answers if isinstance(info, ObjectInfo)])
+        return answers
 
     def _ask_origin(self, url: str, deadline: float) -> ObjectInfo | ShoalError:
         known = self._objects.stale(url)

@@ -72,6 +72,8 @@ class Session:
         self._identity = os.urandom(16)
         self._idle: list[Channel] = []
         self._lock = threading.Lock()
+        self._connecting = threading.Lock()
+        """Held by the one thread that connects; others wait for it until their own deadlines."""
         self._holder: LeaseHolder | None = None
         self._closed = False
         self._down_until = 0.0
@@ -84,13 +86,13 @@ class Session:
 
     def connect(self, deadline: float) -> hello.Reply:
         """Open the events connection if there is none, and learn the node's terms. NodeGone while it is down."""
-        with self._lock:
-            if self._closed:
-                raise Closed("this client is closed")
-            if self._holder is not None and self.hello is not None:
-                return self.hello
-            if time.monotonic() < self._down_until:
-                raise NodeGone(f"{self.address}: the node did not answer a moment ago")
+        if (said := self._terms()) is not None:
+            return said
+        if not self._connecting.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise DeadlineExceeded(f"{self.address}: not connected within the deadline")
+        try:
+            if (said := self._terms()) is not None:
+                return said
             try:
                 channel = open_channel(self.address, deadline)
                 said = self._say_hello(channel, hello.EVENTS, deadline)
@@ -98,14 +100,33 @@ class Session:
                 self._down_until = time.monotonic() + self._backoff_s
                 self._backoff_s = min(2 * self._backoff_s, _BACKOFF_MAX_S)
                 raise
+            self._connected(channel, said)
+            return said
+        finally:
+            self._connecting.release()
+
+    def _terms(self) -> hello.Reply | None:
+        """What the node said, while connected. Raises what is known without asking."""
+        with self._lock:
+            if self._closed:
+                raise Closed("this client is closed")
+            if self._holder is not None and self.hello is not None:
+                return self.hello
+            if time.monotonic() < self._down_until:
+                raise NodeGone(f"{self.address}: the node did not answer a moment ago")
+            return None
+
+    def _connected(self, channel: Channel, said: hello.Reply) -> None:
+        with self._lock:
+            if self._closed:
+                channel.close()
+                raise Closed("this client is closed")
             self._backoff_s = _BACKOFF_FIRST_S
             self.hello = said
             self._holder = LeaseHolder(channel)
             self.grants.leased_bytes_max = said.leased_bytes_max
-            threading.Thread(
-                target=_listen, args=(weakref.ref(self), weakref.ref(self._holder)), name="shoal-events", daemon=True
-            ).start()
-            return said
+            references = weakref.ref(self), weakref.ref(self._holder)
+        threading.Thread(target=_listen, args=references, name="shoal-events", daemon=True).start()
 
     def call(self, kind: int, request: Any, deadline: float) -> Any:
         """One verb whose reply has no payload."""
@@ -163,6 +184,7 @@ class Session:
             channel.close()
         self._idle = []
         self._lock = threading.Lock()
+        self._connecting = threading.Lock()
         self.grants.lock = threading.Lock()
         self.grants.forget_all()
         self.mappings = {}
