@@ -42,6 +42,10 @@ class Channel(Protocol):
         """Fill `view` with the next bytes of the payload."""
         ...
 
+    def receive_each(self, views: Sequence[memoryview], deadline: float) -> None:
+        """Fill these, one after the other, with the next bytes of the payload: many small ones cost what one does."""
+        ...
+
     def receive(self, size: int, deadline: float) -> bytes:
         """The next `size` bytes of the payload, as one bytes object that was received into directly."""
         ...

@@ -6,6 +6,7 @@ sent, as a wire would. A `FaultPlan` decides, reply by reply, what goes wrong: n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import time
@@ -67,6 +68,10 @@ class MemoryChannel:
             view[:count] = self._rest[:count]
             view, self._rest = view[count:], self._rest[count:]
 
+    def receive_each(self, views: Sequence[memoryview], deadline: float) -> None:
+        for view in views:
+            self.receive_into(view, deadline)
+
     def receive(self, size: int, deadline: float) -> bytes:
         data = bytearray(size)
         self.receive_into(memoryview(data), deadline)
@@ -97,6 +102,7 @@ class MemoryChannel:
         if not self.broken:
             self.broken = True
             self._to_node.chunks.put(b"")
+            self._to_client.chunks.put(b"")  # who waits in another thread wakes up
             for descriptor in self.take_descriptors():
                 os.close(descriptor)
 
@@ -142,7 +148,7 @@ class MemoryConnection:
         self._to_client.descriptors += [os.dup(descriptor) for descriptor in descriptors]
         whole = b"".join([data, *payload])
         if fault == "flip":
-            middle = len(data) + (len(whole) - len(data)) // 2 if payload else len(data) - 1
+            middle = len(data) + (len(whole) - len(data)) // 2 if len(whole) > len(data) else len(data) - 1
             whole = whole[:middle] + bytes([whole[middle] ^ 0x10]) + whole[middle + 1 :]
         elif fault == "half":
             whole = whole[: len(whole) // 2]
@@ -183,4 +189,8 @@ class MemoryListener:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            # Who is not accepted any more is told so, as a kernel would.
+            with contextlib.suppress(queue.Empty):
+                while (connection := self._waiting.get_nowait()) is not None:
+                    connection.close()
             self._waiting.put(None)

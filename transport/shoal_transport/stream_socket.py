@@ -8,6 +8,7 @@ looked at, so a wait ends at most QUANTUM_S late, and a shorter one at its deadl
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -39,6 +40,7 @@ class SocketChannel:
         self.door = door
         self.broken = False
         self._socket = sock
+        self._process = os.getpid()
         self._peer = peer
         self._request = 0
         self._quantum = 0.0
@@ -74,6 +76,14 @@ class SocketChannel:
             self.close()
             raise
 
+    def receive_each(self, views: Sequence[memoryview], deadline: float) -> None:
+        try:
+            for start in range(0, len(views), _IOV_MAX):
+                self._receive_some(list(views[start : start + _IOV_MAX]), deadline)
+        except BaseException:
+            self.close()
+            raise
+
     def receive(self, size: int, deadline: float) -> bytes:
         try:
             while True:
@@ -90,6 +100,9 @@ class SocketChannel:
             rest = bytearray(size - len(data))
             self._receive_exactly(memoryview(rest), deadline)
             return data + rest
+        except (NodeGone, DeadlineExceeded):
+            self.close()
+            raise
         except OSError as error:
             self.close()
             raise self._gone(error) from error
@@ -121,6 +134,11 @@ class SocketChannel:
 
     def close(self) -> None:
         self.broken = True
+        if os.getpid() == self._process:
+            # Who waits on this socket in another thread wakes up, and the node sees the end at once. A forked child
+            # closes its copy only: a shutdown would end the parent's connection.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         for descriptor in self.take_descriptors():
             os.close(descriptor)
@@ -149,22 +167,44 @@ class SocketChannel:
             try:
                 view = view[self._socket.send(view) :]
             except BlockingIOError:
-                self._check(deadline)
+                pass
             except OSError as error:
                 raise self._gone(error) from error
+            if view:
+                self._check(deadline)
 
     def _receive_exactly(self, view: memoryview, deadline: float) -> None:
         while view:
             try:
                 count = self._socket.recv_into(view, len(view), socket.MSG_WAITALL)
             except BlockingIOError:
-                self._check(deadline)
-                continue
+                count = -1
             except OSError as error:
                 raise self._gone(error) from error
             if count == 0:
                 raise NodeGone(f"{self._peer} closed the connection")
-            view = view[count:]
+            view = view[max(0, count) :]
+            if view:  # also after a part of it: a peer that trickles must not stretch the deadline
+                self._check(deadline)
+
+    def _receive_some(self, views: list[memoryview], deadline: float) -> None:
+        """At most _IOV_MAX views, in one system call when nothing cuts it short."""
+        if not any(views):
+            return  # to receive nothing looks like the peer's end
+        try:
+            count = self._socket.recvmsg_into(views, 0, socket.MSG_WAITALL)[0]
+        except BlockingIOError:
+            self._check(deadline)
+            count = 0
+        except OSError as error:
+            raise self._gone(error) from error
+        else:
+            if count == 0:
+                raise NodeGone(f"{self._peer} closed the connection")
+        for view in views:
+            if count < len(view):
+                self._receive_exactly(view[count:], deadline)
+            count = max(0, count - len(view))
 
     def _receive_with_descriptors(self, view: memoryview, count: int, deadline: float) -> None:
         while True:
