@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import importlib
 import os
 import platform
@@ -49,7 +49,7 @@ def main() -> int:
     for name in arguments.names or MODULES:
         report.say(f"[bold]{name}[/bold]: {MODULES[name]}")
         importlib.import_module(f"shoal_bench.{name}").run(report)
-    date = datetime.datetime.now(datetime.UTC).date()
+    date = dt.datetime.now(dt.UTC).date()
     command = shlex.join(["python", "-m", "shoal_bench", *sys.argv[1:]])
     report.print(f"{command}\n{machine()}, {date}{', quick' if arguments.quick else ''}")
     if arguments.json is not None:

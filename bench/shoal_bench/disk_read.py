@@ -1,8 +1,9 @@
 """How close does a client's read of blocks that are only on disk come to the disk?
 
 A node is started on a filled disk tier and every block is read once, so each comes from there and none from the origin.
-The first blocks grow the node's memory to its budget and are not measured; the next lap begins with a fresh node. The reference is a loop of O_DIRECT preadv calls for blocks of
-the same size, with as many at once as the node makes, on the same file system.
+The first blocks grow the node's memory to its budget and are not measured; the next lap begins with a fresh node. The
+reference is a loop of O_DIRECT preadv calls for blocks of the same size, with as many at once as the node makes, on the
+same file system.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import obstore
+
 import shoal
 from shoal_bench import pairs, places
 from shoal_bench.places import BLOCK_BYTES

@@ -39,7 +39,10 @@ def run(report: Report) -> None:
         with shoal.connect(node.tcp) as remote, shoal.connect(node.unix) as local:
             for size in SIZES:
                 ranges = [
-                    [(random.choice(large), at * size, size) for at in random.sample(range(_LARGE_BYTES // size), BATCH)]
+                    [
+                        (random.choice(large), at * size, size)
+                        for at in random.sample(range(_LARGE_BYTES // size), BATCH)
+                    ]
                     for _ in range(_BATCHES)
                 ]
                 _measure(report, f"{size // KIB} KiB ranges", size, ranges, remote, local, redis)

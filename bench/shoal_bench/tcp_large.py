@@ -12,8 +12,9 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 
-import shoal
 import xxhash
+
+import shoal
 from shoal_bench import bare_peers, pairs, places
 from shoal_bench.places import BLOCK_BYTES
 from shoal_bench.report import Report

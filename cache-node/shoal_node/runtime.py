@@ -12,9 +12,10 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
 from shoal_core import digests, environment, flight, index, keys, limits
 from shoal_core.config import NodeConfig
@@ -39,6 +40,36 @@ _FLUSH_S = 10.0
 SendRevoke = Callable[[list[tuple[int, int]]], None]
 
 
+T = TypeVar("T")
+Answer = Callable[[NodeState, list[Delivered | Exception]], T]
+
+
+class Step:
+    """`with node.step() as state`. One for the whole node, as there is one lock."""
+
+    __slots__ = ("_lock", "_perform", "_state")
+
+    def __init__(self, state: NodeState, perform: Callable[[list[actions.Action]], None]) -> None:
+        self._lock = threading.Lock()
+        self._state = state
+        self._perform = perform
+
+    def __enter__(self) -> NodeState:
+        self._lock.acquire()
+        return self._state
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pending = self._state.actions
+        if not pending or error is not None:
+            self._lock.release()
+            return
+        self._state.actions = []
+        self._lock.release()
+        self._perform(pending)
+
+
 class Node:
     """Owns state, segments, disk tier, origins and fills. Made and closed on its loop."""
 
@@ -58,7 +89,7 @@ class Node:
         fill = config.fill
         self.filler = Filler(self, fill.concurrency, fill.range_bytes_max, fill.timeout_s)
         self.writer = DiskWriter(self, nvme) if nvme is not None else None
-        self._lock = threading.Lock()
+        self._step = Step(state, self._perform)
         self._flights: flight.Flights[bytes, Flight | tuple[Batch, int]] = flight.Flights()
         self._revokes = ThreadPoolExecutor(2, "shoal-revoke")
         self.addresses: list[str] = []
@@ -70,46 +101,53 @@ class Node:
         self._now_s = max(self._now_s, int(time.time()))
         return self._now_s
 
-    @contextlib.contextmanager
-    def step(self) -> Generator[NodeState]:
+    def step(self) -> Step:
         """The state, under the lock; its actions are carried out when the block ends."""
-        with self._lock:
-            yield self.state
-            pending = self.state.actions
-            if not pending:
-                return
-            self.state.actions = []
-        self._perform(pending)
+        return self._step
 
     # The read
 
-    def get(self, records: list[ObjectRecord], request: get.Request, deadline: float) -> list[Delivered | Exception]:
-        """Outcome of each item, in order; every Delivered is held once for the caller.
+    def get(self, records: list[ObjectRecord], request: get.Request, deadline: float, answer: Answer[T]) -> T:
+        """`answer` of the outcomes, in order, inside a step; every Delivered is held once for it.
 
         `deadline` is on the monotonic clock. Missing blocks are filled meanwhile; what is not there in time is a
-        DeadlineExceeded, and its fill goes on for whoever asks next.
+        DeadlineExceeded, and its fill goes on for whoever asks next. A batch that is all there is one step.
         """
         batch = Batch(len(request.items))
         new: list[Flight] = []
-        with self.step() as state:
-            for position, item in enumerate(request.items):
-                record = records[item.object]
-                key = keys.block_key(record.fingerprint, item.block)
-                entry = state.lookup(key)
-                if entry != index.NONE:
-                    state.hit(entry)
-                    state.hold(entry)
-                    batch.outcomes[position] = Delivered(entry, get.SOURCE_DRAM)
-                else:
-                    batch.expect()
-                    self._want(record, item.block, key, (batch, position), new)
-            for ahead in request.ahead:
-                self._want_ahead(records[ahead.object], ahead, new)
+        with self._step as state:
+            self._look_up(state, records, request, batch, new)
+            if not batch.missing and not new:
+                return answer(state, batch.outcomes)  # type: ignore[arg-type]  # every position is set
         if new:
             self.loop.call_soon_threadsafe(self.filler.start, new)
         if not batch.wait(deadline - time.monotonic()):
             self._give_up(batch, records, request)
-        return batch.outcomes  # type: ignore[return-value]  # every position is set now
+        with self._step as state:
+            return answer(state, batch.outcomes)  # type: ignore[arg-type]
+
+    def _look_up(
+        self, state: NodeState, records: list[ObjectRecord], request: get.Request, batch: Batch, new: list[Flight]
+    ) -> None:
+        outcomes = batch.outcomes
+        seen: dict[tuple[int, int], Delivered] = {}
+        for position, item in enumerate(request.items):
+            place = item.object, item.block
+            found = seen.get(place)
+            if found is None:
+                record = records[item.object]
+                key = keys.block_key(record.fingerprint, item.block)
+                entry = state.lookup(key)
+                if entry == index.NONE:
+                    batch.expect()
+                    self._want(record, item.block, key, (batch, position), new)
+                    continue
+                state.hit(entry)
+                found = seen[place] = Delivered(entry, get.SOURCE_DRAM)
+            state.hold(found.entry)
+            outcomes[position] = found
+        for ahead in request.ahead:
+            self._want_ahead(records[ahead.object], ahead, new)
 
     def _want(
         self, record: ObjectRecord, block: int, key: bytes, waiter: tuple[Batch, int] | None, new: list[Flight]
@@ -158,8 +196,8 @@ class Node:
 
     def records(self, fingerprints: list[bytes]) -> list[ObjectRecord]:
         """What each fingerprint stands for; UnknownObject when one was forgotten."""
-        with self._lock:
-            found = [self.state.objects.get(fingerprint) for fingerprint in fingerprints]
+        with self._step as state:
+            found = [state.objects.get(fingerprint) for fingerprint in fingerprints]
         known = [record for record in found if record is not None]
         if len(known) != len(found):
             raise UnknownObject("a fingerprint is not remembered here; resolve its URL again")

@@ -2,13 +2,14 @@
 
 One thread per connection, blocked in the kernel while idle. A request is decoded, answered, forgotten; a bad one is
 answered by an error and the connection lives on. Only bytes that are no frame end it. The reply to `get` is built here:
-a grant where the door passes descriptors and the client may hold more, else whole pages sent straight out of the
-segment, held until the send returned.
+a grant where the door passes descriptors and the client may hold more, else bytes sent straight out of the segment
+(see `inline`), held until the send returned.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
 import time
@@ -40,11 +41,13 @@ from shoal_core.verbs import (
     revoke,
     stat,
 )  # fmt: skip
-from shoal_node import inspection
+from shoal_node import inline, inspection
 from shoal_node.batches import Delivered
+from shoal_node.inline import HeldBlock
 from shoal_node.leases import Client
 from shoal_node.resolver import Resolver
 from shoal_node.runtime import Node
+from shoal_node.state import NodeState
 from shoal_transport.interface import Connection, Listener
 
 _GRACE_S = 1.0
@@ -248,53 +251,57 @@ class Session:
             self._report(request.released, request.touches)
         records = node.records(request.fingerprints)
         node.check_items(records, request)
-        outcomes = node.get(records, request, deadline)
-        with node.step() as state:
-            items, payload, held = self._items(state, request, outcomes)
-        return Reply(get.Reply(items), payload, done=lambda: self._unhold(held) if held else None)
+        items, held = node.get(records, request, deadline, functools.partial(self._items, request))
+        payload: list[memoryview] = []
+        checked: set[tuple[int, int]] = set()
+        for position, block in held:
+            items[position], view = inline.answer(request.items[position], block, checked)
+            payload.append(view)
+        return Reply(get.Reply(items), payload, done=functools.partial(self._unhold, held) if held else None)
 
     def _items(
-        self, state: Any, request: get.Request, outcomes: list[Delivered | Exception]
-    ) -> tuple[list[Any], list[memoryview], list[int]]:
-        """Reply items; payload views; entries to be let go after the send. Inside a step."""
+        self, request: get.Request, state: NodeState, outcomes: list[Delivered | Exception]
+    ) -> tuple[list[Any], list[tuple[int, HeldBlock]]]:
+        """Reply items, and by position the blocks whose bytes are still to be put in. Inside a step."""
         client = self._client
         assert client is not None
         may_grant = self._connection.grants and client.standing and not request.inline
-        items: list[Any] = []
-        payload: list[memoryview] = []
-        held: list[int] = []
-        for item, outcome in zip(request.items, outcomes, strict=True):
+        items: list[Any] = [None] * len(outcomes)
+        held: list[tuple[int, HeldBlock]] = []
+        blocks: dict[int, HeldBlock] = {}
+        for position, (item, outcome) in enumerate(zip(request.items, outcomes, strict=True)):
             if not isinstance(outcome, Delivered):
-                items.append(_refused(outcome))
+                items[position] = _refused(outcome)
                 if isinstance(outcome, NoSpace):
                     self._node.counters.fallbacks["bypass"] += 1
                 continue
             entry, source = outcome
-            generation = state.index.generation[entry]
             if may_grant and state.leases.may_grant(client, entry):
-                segment, offset = state.address(entry)
-                state.leases.grant(client, entry)
-                items.append(get.Grant(source, segment, offset, state.index.size[entry], entry, generation))
+                items[position] = self._grant(state, client, entry, source)
                 self._granted[source] += 1
                 self._granted_bytes[source] += item.length
                 continue
             if may_grant:
                 self._node.counters.fallbacks["lease_limit"] += 1
-            held.append(entry)
-            first = item.offset // limits.PAGE_BYTES
-            last = (item.offset + item.length - 1) // limits.PAGE_BYTES + 1
-            view = self._node.entry_memory(entry)[first * limits.PAGE_BYTES : last * limits.PAGE_BYTES]
-            table = bytes(state.digest_table(entry)[first * limits.DIGEST_BYTES : last * limits.DIGEST_BYTES])
-            items.append(get.Inline(source, first, len(view), table, entry, generation))
-            payload.append(view)
+            block = blocks.get(entry)
+            if block is None:
+                memory, table = self._node.entry_memory(entry), bytes(state.digest_table(entry))
+                block = blocks[entry] = HeldBlock(entry, state.index.generation[entry], source, memory, table)
+            held.append((position, block))
             self._reads[source] += 1
             self._read_bytes[source] += item.length
-        return items, payload, held
+        return items, held
 
-    def _unhold(self, held: list[int]) -> None:
+    @staticmethod
+    def _grant(state: NodeState, client: Client, entry: int, source: int) -> get.Grant:
+        segment, offset = state.address(entry)
+        state.leases.grant(client, entry)
+        return get.Grant(source, segment, offset, state.index.size[entry], entry, state.index.generation[entry])
+
+    def _unhold(self, held: list[tuple[int, HeldBlock]]) -> None:
         with self._node.step() as state:
-            for entry in held:
-                state.unhold(entry)
+            for _, block in held:
+                state.unhold(block.entry)
 
     def _release(self, request: release.Request) -> Reply:
         return Reply(release.Reply(self._report(request.grants, request.touches)))

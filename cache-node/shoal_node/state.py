@@ -110,7 +110,10 @@ class NodeState:
                 self.disk.touch(entry, count)
 
     def hit(self, entry: int) -> None:
-        self.touch(entry, self.index.generation[entry], 1)
+        """A block that `lookup` just found was asked for."""
+        self.dram.touch(entry)
+        if self.disk is not None and self.index.disk_slot[entry] != index.NO_SLOT:
+            self.disk.touch(entry)
 
     def address(self, entry: int) -> tuple[int, int]:
         """(segment, byte offset in it) of the entry's block in DRAM."""

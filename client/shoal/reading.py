@@ -1,7 +1,7 @@
 """The slow half of a read: pieces without a held grant are asked for, received, checked, and put in their places.
 
 Pieces travel in batches, the next blocks named as `ahead` so that the node fills them meanwhile. A granted piece is
-copied out of shared memory, or viewed; an inline one is received straight into its target where it covers whole pages,
+copied out of shared memory, or viewed; an inline one is received straight into its target where exactly that was sent,
 and checked against the digests that came with it. What the node cannot give (it is gone, it cannot hold the block, its
 copy is corrupt twice) is read from the origin, within the same deadline.
 """
@@ -27,8 +27,8 @@ log = logging.getLogger("shoal")
 _COPY_UNLOCKED_BYTES = 256 << 10
 """From here a copy is long enough to be made outside the lock, on a pinned view."""
 
-_SCRATCH_BYTES = 1 << 20
-"""Small inline items are received together, up to this much at once."""
+_TOGETHER_BYTES = 1 << 20
+"""Inline items are received together, up to this much at once: one system call, and still in the cache when checked."""
 
 _CORRUPT_TRIES = 2
 
@@ -203,45 +203,38 @@ class Reading:
         start = 0
         while start < len(inline):
             end, size = start, 0
-            while end < len(inline) and inline[end][1].length <= limits.PAGE_BYTES and size < _SCRATCH_BYTES:
+            while end < len(inline) and (end == start or size + inline[end][1].length <= _TOGETHER_BYTES):
                 size += inline[end][1].length
                 end += 1
-            if end > start + 1:
-                scratch = memoryview(channel.receive(size, deadline))
-                for piece, answer in inline[start:end]:
-                    self._check(channel, piece, answer, scratch[: answer.length], copied=False)
-                    scratch = scratch[answer.length :]
-                start = end
-            else:
-                self._receive_one(channel, *inline[start], deadline)
-                start += 1
+            self._receive_together(channel, inline[start:end], deadline)
+            start = end
 
-    def _receive_one(self, channel: Channel, piece: Piece, answer: get.Inline, deadline: float) -> None:
-        exact = answer.page * limits.PAGE_BYTES == piece.offset and answer.length == piece.length
-        if exact and piece.target is not None:
-            channel.receive_into(piece.target, deadline)
-            self._check(channel, piece, answer, piece.target, copied=True)
-        else:
-            whole = memoryview(channel.receive(answer.length, deadline))
-            self._check(channel, piece, answer, whole, copied=False)
-
-    def _check(self, channel: Channel, piece: Piece, answer: get.Inline, pages: memoryview, copied: bool) -> None:
-        first = piece.offset - answer.page * limits.PAGE_BYTES
-        if first < 0 or first + piece.length > answer.length:
-            channel.close()
-            raise ProtocolError("get: an inline answer that does not cover its range")
-        if not digests.matches(pages, answer.digests):
-            return
-        if not copied:
-            part = pages[first : first + piece.length]
-            if piece.target is not None:
-                piece.target[:] = part
+    def _receive_together(self, channel: Channel, inline: list[tuple[Piece, get.Inline]], deadline: float) -> None:
+        """In one system call; then each is checked while it is in the CPU's cache."""
+        views: list[memoryview] = []
+        for piece, answer in inline:
+            if piece.target is not None and answer.length == piece.length and answer.offset == piece.offset:
+                views.append(piece.target)
+            elif answer.offset <= piece.offset and piece.offset + piece.length <= answer.offset + answer.length:
+                views.append(memoryview(bytearray(answer.length)))
             else:
-                piece.part = part
-                piece.copied = True
-        name = get.SOURCE_NAMES[answer.source]
-        self._stats.hits[channel.door if name == "dram" else name] += 1
-        piece.done = True
+                channel.close()
+                raise ProtocolError("get: an inline answer that does not cover its range")
+        channel.receive_each(views, deadline)
+        hits = self._stats.hits
+        for (piece, answer), view in zip(inline, views, strict=True):
+            if not digests.matches(view, answer.digests):
+                continue
+            if view is not piece.target:
+                first = piece.offset - answer.offset
+                part = view[first : first + piece.length]
+                if piece.target is not None:
+                    piece.target[:] = part
+                else:
+                    piece.part = part.toreadonly()
+                    piece.copied = True
+            hits[channel.door if answer.source == get.SOURCE_DRAM else get.SOURCE_NAMES[answer.source]] += 1
+            piece.done = True
 
     def _corrupt(self, piece: Piece, answer: get.Inline, errors: dict[int, ShoalError], deadline: float) -> None:
         """Bytes that did not match: the node is told, and the piece is asked for again, then read from the origin."""

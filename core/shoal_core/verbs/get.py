@@ -1,7 +1,7 @@
 """get: a batch of ranges of blocks. The only verb on the hot path.
 
 Each item is answered by itself: a grant (shared memory: where the block lies, leased to this client), inline bytes
-(whole pages that cover the range, their digests here, the bytes in the frame's payload, items in order), bypass (the
+(the range or the whole pages around it: digests here, the bytes in the frame's payload, items in order), bypass (the
 node cannot hold the block now: read the origin), or an error. `ahead` names blocks that will be wanted soon: the node
 starts filling them and does not wait.
 """
@@ -56,11 +56,12 @@ class Grant(msgspec.Struct, array_like=True, frozen=True, tag=0, gc=False):
 
 class Inline(msgspec.Struct, array_like=True, frozen=True, tag=1, gc=False):
     source: int
-    page: int
-    """The first page sent."""
+    offset: int
+    """Of the first byte sent, in the block. Whole pages are sent, or the range alone."""
     length: int
     """Bytes of this item in the payload."""
     digests: bytes
+    """One for each started 64 KiB of what is sent."""
     entry: int
     generation: int
 
