@@ -19,10 +19,17 @@ PROGRAM = [sys.executable, "-m", "shoal.cli"]
 
 @pytest.fixture
 def own_directories(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Directories of its own for an embedded node, short enough for a socket."""
+    """Directories of its own for an embedded node, short enough for a socket, and budgets that suit a test."""
     with tempfile.TemporaryDirectory(prefix="shoal-") as directory:
         monkeypatch.setenv("SHOAL_RUNTIME_DIR", f"{directory}/run")
         monkeypatch.setenv("SHOAL_CACHE_DIR", f"{directory}/cache")
+        monkeypatch.setenv("XDG_CONFIG_HOME", directory)
+        settings = Path(directory, "shoal", "node.toml")
+        settings.parent.mkdir()
+        settings.write_text(
+            'dram = {budget_bytes = "64MiB"}\n'
+            f'nvme = [{{directory = "{directory}/cache/nvme", budget_bytes = 134217728}}]\n'
+        )
         try:
             yield Path(directory)
         finally:
