@@ -22,7 +22,7 @@ from shoal_node.runtime import Node
 from shoal_node.serve import Server
 from shoal_node.spaces import space_of, tier_classes
 from shoal_node.state import NodeState
-from shoal_node.tiers.nvme import NvmeTier, Record
+from shoal_node.tiers.nvme import FileIo, NvmeTier, Record
 from shoal_transport.memory import MemoryListener
 from shoal_transport.tcp import TcpListener
 from shoal_transport.unix import UnixListener
@@ -51,11 +51,14 @@ class RunningNode:
 
 
 @contextlib.asynccontextmanager
-async def running(config: NodeConfig) -> AsyncGenerator[RunningNode]:
-    """The node of `config`, serving until the block ends. ConfigError for what cannot be opened."""
+async def running(config: NodeConfig, disk_io: FileIo | None = None) -> AsyncGenerator[RunningNode]:
+    """The node of `config`, serving until the block ends. ConfigError for what cannot be opened.
+
+    `disk_io` stands for the operating system under the disk tier: a test gives one that fails.
+    """
     async with contextlib.AsyncExitStack() as stack:
         tenant = _user()
-        nvme = _open_nvme(config)
+        nvme = _open_nvme(config, disk_io)
         if nvme is not None:
             stack.callback(nvme.close)
         state = make_state(config, tenant, nvme)
@@ -104,12 +107,12 @@ def make_state(config: NodeConfig, tenant: str, nvme: NvmeTier | None) -> NodeSt
     return state
 
 
-def _open_nvme(config: NodeConfig) -> NvmeTier | None:
+def _open_nvme(config: NodeConfig, disk_io: FileIo | None) -> NvmeTier | None:
     if not config.nvme:
         return None
     _, classes = tier_classes(config.slab_bytes, config.fill.block_size_bytes)
     place = config.nvme[0]
-    return NvmeTier(place.directory, place.budget_bytes, config.slab_bytes, classes)
+    return NvmeTier(place.directory, place.budget_bytes, config.slab_bytes, classes, disk_io)
 
 
 def _recover(state: NodeState, nvme: NvmeTier) -> None:
