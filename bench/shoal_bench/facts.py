@@ -25,6 +25,10 @@ took = time.perf_counter() - begin
 fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(took, fields["VmRSS"].split()[0])
 """
+_RESIDENT = """
+fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(fields["VmRSS"].split()[0])
+"""
 _CONNECT = """
 import time
 import shoal
@@ -50,19 +54,18 @@ def run(report: Report) -> None:
 
 def _latencies(report: Report, client: shoal.Client, url: str) -> None:
     client.read(url)
-    took = sorted(
-        _timed(lambda: client.read(url, random.randrange(_OBJECT_BYTES // 4096) * 4096, 4096))
-        for _ in range(report.rounds(3000))
-    )
+
+    def read() -> None:
+        client.read(url, random.randrange(_OBJECT_BYTES // 4096) * 4096, 4096)
+
+    took = sorted(_timed(read) for _ in range(report.rounds(3000)))
     for percent in (50, 90, 99):
         report.row(f"TCP, one 4 KiB read, {percent} % within", took[len(took) * percent // 100] * 1e6, None, "us")
 
 
 def _import(report: Report) -> None:
     found = [_run(_IMPORT).split() for _ in range(report.rounds(7))]
-    bare = [
-        _run('print([l.split()[1] for l in open("/proc/self/status") if l.startswith("VmRSS")][0])') for _ in range(3)
-    ]
+    bare = [_run(_RESIDENT) for _ in range(3)]
     report.row("import shoal", statistics.median(float(took) for took, _ in found) * 1e3, None, "ms")
     report.row(
         "import shoal, resident memory", statistics.median(int(size) for _, size in found) / 1024,

@@ -29,6 +29,7 @@ CONCURRENCY = 16
 def run(report: Report) -> None:
     """One row over shared memory, one over TCP."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    s3_server: Any = None
     try:
         s3_server = importlib.import_module("tests.support.s3_server")
         s3_server.binary()

@@ -51,7 +51,7 @@ def _turn_over(report: Report) -> None:
 def _million(report: Report) -> None:
     count = MILLION // 16 if report.quick else MILLION
     size = count * _SMALL_BLOCK_BYTES
-    budget = size + count * (INDEX_ENTRY_BYTES + 16) + 64 * MIB
+    budget = (size + count * INDEX_ENTRY_BYTES) * 5 // 4 + 64 * MIB
     with (
         places.directory() as place,
         places.node(place, budget, fill={"block_size_bytes": _SMALL_BLOCK_BYTES}) as node,

@@ -119,7 +119,8 @@ def _copies(report: Report, client: shoal.Client, url: str) -> None:
         "shared memory: read_into a preallocated buffer", gigabytes / pair.ours_s, gigabytes / pair.reference_s, "GB/s",
         ratio=pair.speed, reference_name=name, at_least=0.9,
     )  # fmt: skip
-    pair = pairs.compare(*(pairs.timed(work, BLOCK_COUNT * BLOCK_BYTES) for work in (read, copied)), report.rounds(15))
+    ours_side, reference = (pairs.timed(work, BLOCK_COUNT * BLOCK_BYTES) for work in (read, copied))
+    pair = pairs.compare(ours_side, reference, report.rounds(15))
     report.row(
         "shared memory: read, memory of one's own", gigabytes / pair.ours_s, gigabytes / pair.reference_s, "GB/s",
         ratio=pair.speed, reference_name="bytes(view)",

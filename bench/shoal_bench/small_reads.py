@@ -38,11 +38,9 @@ def run(report: Report) -> None:
         large = [places.write_object(place / "large" / str(n), _LARGE_BYTES) for n in range(_LARGE_COUNT)]
         with shoal.connect(node.tcp) as remote, shoal.connect(node.unix) as local:
             for size in SIZES:
+                places_in_one = range(_LARGE_BYTES // size)
                 ranges = [
-                    [
-                        (random.choice(large), at * size, size)
-                        for at in random.sample(range(_LARGE_BYTES // size), BATCH)
-                    ]
+                    [(random.choice(large), at * size, size) for at in random.sample(places_in_one, BATCH)]
                     for _ in range(_BATCHES)
                 ]
                 _measure(report, f"{size // KIB} KiB ranges", size, ranges, remote, local, redis)
