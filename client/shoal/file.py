@@ -3,16 +3,17 @@
 `ShoalFile` is the raw layer: the object is looked up at opening (a missing one is an error there, as with `open`) and
 read in that version to the end; each read goes through the client straight into the caller's buffer. `open_binary`
 puts Python's own `io.BufferedReader` on top, so small reads and lines cost no message, and large ones still land in
-the caller's memory without a copy in between. A file that was opened before a fork works in the child, because the
-client connects anew there; the position then belongs to each process.
+the caller's memory without a copy in between. The node is asked to fill ahead of a sequential reader. A file that was
+opened before a fork works in the child, because the client connects anew there; the position is then each process's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import TYPE_CHECKING, cast
 
-from shoal_core.errors import BadRequest, Closed
+from shoal_core.errors import BadRequest, Closed, ShoalError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 BUFFER_BYTES = 256 << 10
 """Filling it costs one hit (a few us of Python and a 20 us copy): little beside parsing as many bytes, and not so much
 that looking at the last 8 bytes of a file hurts."""
+
+AHEAD_BLOCKS = 8
+"""How far the node fills ahead of a sequential reader: several requests to the origin at once, not one by one."""
 
 
 class ShoalFile(io.RawIOBase):
@@ -36,6 +40,10 @@ class ShoalFile(io.RawIOBase):
         # Every read names this version: a file never mixes two, however long it stays open.
         self._info = client.info(url)
         self.size = self._info.size
+        self._run_start = self._run_end = 0
+        """The bytes that were read one after the other up to now."""
+        self._asked_end = 0
+        """Up to where the node was asked to fill already."""
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Fills as much of the buffer as the object has from here on; 0 at the end."""
@@ -44,6 +52,7 @@ class ShoalFile(io.RawIOBase):
         wanted = min(len(view), self.size - self._position)
         if wanted <= 0:
             return 0
+        self._read_ahead(wanted)
         done = self._client.read_into(self._info, view[:wanted], self._position)
         self._position += done
         return done
@@ -81,6 +90,20 @@ class ShoalFile(io.RawIOBase):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}{' closed' if self.closed else ''}>"
+
+    def _read_ahead(self, wanted: int) -> None:
+        """Who has read more than a block from one start on is likely to go on."""
+        start, end, block_bytes = self._position, self._position + wanted, self._info.block_size_bytes
+        if start != self._run_end:
+            self._run_start = self._asked_end = start
+        self._run_end = end
+        if end - self._run_start <= block_bytes or end + AHEAD_BLOCKS * block_bytes // 2 <= self._asked_end:
+            return
+        begin, self._asked_end = max(end, self._asked_end), end + AHEAD_BLOCKS * block_bytes
+        if begin < self.size:
+            # A hint only: if something is wrong, the read itself will say so.
+            with contextlib.suppress(ShoalError):
+                self._client.prefetch(self.name, begin, self._asked_end - begin)
 
     def _require_open(self) -> None:
         if self.closed:

@@ -8,6 +8,7 @@ import pytest
 
 import shoal
 from shoal import errors, file
+from tests.support import waiting
 
 CONTENT = random.Random(3).randbytes(3_000_000)
 
@@ -98,6 +99,30 @@ def test_bad_seeks_name_the_file(client: shoal.Client, url: str) -> None:
         with pytest.raises(errors.BadRequest, match=f"{url}.*not 7"):
             raw.seek(0, 7)
         assert raw.tell() == 0
+
+
+def blocks_cached(client: shoal.Client, url: str) -> int:
+    return client.inspect([url])[0].block_count
+
+
+def test_a_sequential_reader_has_the_node_fill_ahead(client: shoal.Client, url: str) -> None:
+    block_bytes = client.info(url).block_size_bytes
+    with client.open(url, buffer_bytes=1024) as opened:
+        opened.read(block_bytes)
+        assert blocks_cached(client, url) == 1  # somebody who looks at the beginning only
+        opened.read(1024)
+        waiting.until(lambda: blocks_cached(client, url) == 2 + file.AHEAD_BLOCKS)
+        opened.read(file.AHEAD_BLOCKS * block_bytes)
+        waiting.until(lambda: blocks_cached(client, url) > 2 + file.AHEAD_BLOCKS)
+
+
+def test_random_reads_fill_nothing_else(client: shoal.Client, url: str) -> None:
+    block_bytes = client.info(url).block_size_bytes
+    with client.open(url, buffer_bytes=1024) as opened:
+        for block in (30, 3, 17, 5):
+            opened.seek(block * block_bytes)
+            opened.read(1000)
+    assert blocks_cached(client, url) == 4
 
 
 def test_stays_with_the_version_it_opened(client: shoal.Client, url: str) -> None:

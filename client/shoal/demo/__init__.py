@@ -1,0 +1,1 @@
+"""The demonstration behind `make demo`: a small classifier learns from images that come through the cache."""
