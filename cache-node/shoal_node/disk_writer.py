@@ -78,9 +78,7 @@ class DiskWriter:
     def _start_one(self) -> bool:
         node = self._node
         with node.step() as state:
-            skipped = state.disk_writes_skipped
             job = state.next_disk_write(node.now_s())
-            node.counters.fallbacks["disk_write_skipped"] += state.disk_writes_skipped - skipped
             if job is None:
                 return False
             entry, slot = job

@@ -72,8 +72,13 @@ def _evict(node: Node, record: ObjectRecord) -> int:
 
 
 def gauges(node: Node) -> metrics.Gauges:
-    """What rises and falls, now. Inside a step."""
+    """What rises and falls, now. Inside a step. Brings the counters that the pure state keeps up to date as well."""
     state = node.state
+    node.counters.fallbacks["disk_write_skipped"] = state.disk_writes_skipped
+    node.counters.evictions["dram"] = state.dram.evictions
+    if state.disk is not None and node.nvme is not None:
+        node.counters.evictions["disk"] = state.disk.evictions
+        node.counters.fallbacks["o_direct"] = int(not node.nvme.direct)
     tiers = {
         "dram": metrics.TierGauges(
             budget_bytes=state.layout.budget_bytes,

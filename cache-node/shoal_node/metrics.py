@@ -52,7 +52,7 @@ FAMILIES = (
     Family(
         "fallbacks", "shoal_fallbacks", "Times that the second-best way was taken",
         ("kind",),
-        ("huge_pages", "dram_budget", "o_direct", "disk_write_skipped", "bypass", "stale_resolve", "lease_limit", "fsspec"),
+        ("huge_pages", "dram_budget", "o_direct", "disk_write_skipped", "bypass", "stale_resolve", "lease_limit"),
     ),
     Family(
         "corrupt_pages", "shoal_corrupt_pages", "Pages that did not match their digests, by where they were",

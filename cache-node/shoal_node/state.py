@@ -200,9 +200,6 @@ class NodeState:
             current = self.index.generation[entry] == generation and not self.index.state[entry] & _DROPPED
             if not current or self.index.disk_slot[entry] != index.NO_SLOT:
                 continue
-            if self.index.dram_slot[entry] == index.NO_SLOT:
-                self.disk_writes_skipped += 1
-                continue
             slot = self._reserve_disk(self.index.space[entry], self.index.size[entry], now_s)
             if slot is None:
                 self.disk_writes_skipped += 1
@@ -321,6 +318,8 @@ class NodeState:
         slot = self.dram.remove(entry, self.index.key_low[entry])
         self.dram.slabs.free(slot)
         if self.index.disk_slot[entry] == index.NO_SLOT:
+            if self.disk is not None:
+                self.disk_writes_skipped += 1
             self.index.unlink(entry)
             self.index.recycle(entry)
 

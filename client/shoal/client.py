@@ -11,15 +11,14 @@ Memory that `read` returns belongs to the caller. `view` lends the node's memory
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-from shoal import administration, file, pieces
+from shoal import administration, file, pieces, twins
 from shoal.administration import Residency
 from shoal.grants import Grants
 from shoal.objects import KnownObjects, ObjectInfo
@@ -43,19 +42,6 @@ Where = str | ObjectInfo
 
 Range = Where | tuple[Where, int, int | None]
 """What to read: an object, or (object, offset, length); length None means to the end."""
-
-P = ParamSpec("P")
-
-
-def _twin(call: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """The same call for event loops, in a thread."""
-
-    @functools.wraps(call)
-    async def twin(*arguments: P.args, **options: P.kwargs) -> T:
-        return await asyncio.to_thread(call, *arguments, **options)
-
-    return twin
-
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -190,7 +176,7 @@ class Client:
         self._objects.add(found)
         return found
 
-    def inspect(self, urls: Sequence[str]) -> list[Residency]:
+    def inspect(self, urls: Sequence[Where]) -> list[Residency]:
         """What is cached of each object, by tier."""
         deadline = self._deadline(None)
         infos = self._resolution.many(urls, deadline)
@@ -266,12 +252,12 @@ class Client:
             return data
         return await asyncio.to_thread(self.read, url, offset, length, deadline_s=deadline_s)
 
-    aread_into = _twin(read_into)
-    aread_many = _twin(read_many)
-    aview = _twin(view)
-    ainfo = _twin(info)
-    alist = _twin(list)  # noqa: A003 the method, not the builtin
-    aopen = _twin(open)  # noqa: A003
+    aread_into = twins.twin(read_into)
+    aread_many = twins.twin(read_many)
+    aview = twins.twin(view)
+    ainfo = twins.twin(info)
+    alist = twins.twin(list)  # noqa: A003 the method, not the builtin
+    aopen = twins.twin(open)  # noqa: A003
 
     # Held grants: the hot path
 

@@ -15,6 +15,7 @@ the caller's policy, and so is what the bytes in a slot mean.
 """
 
 import bisect
+import heapq
 from array import array
 from collections.abc import Iterator, Sequence
 
@@ -115,7 +116,9 @@ class Slabs:
         self._fresh = array("I")
         self._flags: list[bytearray] = []
         self._freed: list[array[int]] = []
-        self._unassigned: dict[int, None] = {}
+        self._unassigned: set[int] = set()
+        self._lowest: list[int] = []
+        """A heap of the unassigned, and of some that were assigned by name since."""
         self._spaces: dict[int, _Space] = {}
 
     def class_of(self, size: int) -> int:
@@ -131,7 +134,7 @@ class Slabs:
         self._fresh.append(0)
         self._flags.append(bytearray())
         self._freed.append(array("H"))
-        self._unassigned[slab] = None
+        self._put_unassigned(slab)
         return slab
 
     @property
@@ -147,9 +150,13 @@ class Slabs:
         if slab is None:
             if not self._unassigned:
                 return None
-            slab = self._unassigned.popitem()[0]
+            # The lowest first: a disk tier that shrinks loses its highest slabs.
+            slab = heapq.heappop(self._lowest)
+            while slab not in self._unassigned:
+                slab = heapq.heappop(self._lowest)
+            self._unassigned.remove(slab)
         elif slab in self._unassigned:
-            del self._unassigned[slab]
+            self._unassigned.remove(slab)
         else:
             raise InvariantBroken(f"slab {slab} is not one of the unassigned")
         pool = self._pool(space, class_index)
@@ -173,7 +180,7 @@ class Slabs:
         self._pools[slab] = None
         self._flags[slab] = bytearray()
         self._freed[slab] = array("H")
-        self._unassigned[slab] = None
+        self._put_unassigned(slab)
         space = pool.space
         space.slab_count -= 1
         if not space.slab_count:
@@ -297,6 +304,10 @@ class Slabs:
                 pool.current = None
         self.used_bytes += pool.slot_bytes
         pool.space.used_bytes += pool.slot_bytes
+
+    def _put_unassigned(self, slab: int) -> None:
+        self._unassigned.add(slab)
+        heapq.heappush(self._lowest, slab)
 
     def _assigned(self, slab: int) -> _Pool:
         pool = self._pools[slab] if slab < len(self._pools) else None
