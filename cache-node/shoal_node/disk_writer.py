@@ -69,11 +69,19 @@ class DiskWriter:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self.failed:
+                self._skip()
             # In a thread: assigning a slab may preallocate a file.
             while not self.failed and await self._node.loop.run_in_executor(self._order, self._start_one):
                 if len(self._writing) >= _THREADS:
                     await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
                 self._writing = {writing for writing in self._writing if not writing.done()}
+            if self.failed:
+                self._skip()
+
+    def _skip(self) -> None:
+        with self._node.step() as state:
+            self._node.counters.fallbacks["disk_write_skipped"] += state.skip_disk_writes()
 
     def _start_one(self) -> bool:
         node = self._node

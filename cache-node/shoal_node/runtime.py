@@ -223,7 +223,8 @@ class Node:
     @property
     def batch_bytes_max(self) -> int:
         """Bytes of one `get`: a batch is held until its last block is there, so many must fit the cache at once."""
-        return max(limits.BLOCK_BYTES_MAX, min(limits.BATCH_BYTES_MAX, self.config.dram.budget_bytes // 8))
+        block = self.config.fill.block_size_bytes
+        return max(block, min(limits.BATCH_BYTES_MAX, self.config.dram.budget_bytes // 8))
 
     # What the control door asks
 

@@ -209,6 +209,13 @@ class NodeState:
             return entry, slot
         return None
 
+    def skip_disk_writes(self) -> int:
+        """The disk takes no more: what waits for it stays in DRAM only. How many that were."""
+        count = len(self._to_disk)
+        self._to_disk.clear()
+        self.disk_writes_skipped += count
+        return count
+
     @property
     def disk_queue(self) -> int:
         return len(self._to_disk)
