@@ -59,8 +59,9 @@ class NvmeTier:
         self._payload = PayloadFiles(path, io, slab_bytes, layout.slabs_per_segment)
         self._tables = Tables(path, io, slab_bytes, classes, layout.slabs_per_segment)
         self._slabs: dict[int, Slab] = {}
-        self._failed: dict[int, int] = {}
-        """Slabs whose last assignment failed, and the errno."""
+        self._failed: dict[int, tuple[int, int]] = {}
+        """Slabs whose last assignment failed: (errno, class index). The next write to one tries again."""
+        self._assigning = threading.Lock()
         self._lock = threading.Lock()
         self._calls_running = 0
         self._idle = threading.Event()
@@ -90,7 +91,7 @@ class NvmeTier:
     def assign(self, slab: int, class_index: int) -> None:
         """Cut the slab into slots of a class; what it held is gone. OSError (ENOSPC) when the disk is full.
 
-        After an OSError every use of the slab fails with the same, until it can be assigned.
+        After an OSError the slab cannot be read, and each write to it tries the assignment again.
         """
         if not 0 <= slab < self.slab_count:
             raise InvariantBroken(f"slab {slab} of {self.slab_count}")
@@ -102,13 +103,15 @@ class NvmeTier:
             self._slabs[slab] = self._tables.assign(slab, class_index)
             self._failed.pop(slab, None)
         except OSError as error:
-            self._failed[slab] = error.errno or errno.EIO
+            self._failed[slab] = error.errno or errno.EIO, class_index
             raise
         finally:
             self._leave()
 
     def write(self, record: Record, payload: memoryview) -> None:
         """Put a block into its slot."""
+        if record.slot // SLAB_SLOTS_MAX in self._failed:
+            self._assign_again(record.slot // SLAB_SLOTS_MAX)
         slab, offset = self._locate(record.slot, record.size)
         if len(payload) != record.size:
             raise InvariantBroken(f"slot {record.slot}: record of {record.size} bytes, payload of {len(payload)}")
@@ -151,6 +154,13 @@ class NvmeTier:
         self._tables.close()
         os.close(self._lock_descriptor)
 
+    def _assign_again(self, slab: int) -> None:
+        # One thread: a second assignment would void what others wrote after the first.
+        with self._assigning:
+            failed = self._failed.get(slab)
+            if failed is not None:
+                self.assign(slab, failed[1])
+
     def _recover_slab(self, number: int) -> tuple[Slab | None, list[Record]]:
         try:
             slab = self._tables.read_slab(number)
@@ -171,7 +181,7 @@ class NvmeTier:
         number, index = divmod(slot, SLAB_SLOTS_MAX)
         slab = self._slabs.get(number)
         if slab is None and number in self._failed:
-            raise OSError(self._failed[number], f"slab {number} could not be assigned")
+            raise OSError(self._failed[number][0], f"slab {number} could not be assigned")
         if slab is None or size > slab.slot_bytes or (index + 1) * slab.slot_bytes > self._slab_bytes:
             raise InvariantBroken(f"slot {slot} for {size} bytes: no such slot is assigned")
         return slab, index * slab.slot_bytes
