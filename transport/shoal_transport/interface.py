@@ -1,10 +1,11 @@
 """What a door is: a `Channel` for the client's end, a `Connection` for the node's end, a `Listener` that makes them.
 
-A channel carries one call at a time: `call` sends a frame and returns the reply's header and body; if the header
-announces a payload, the caller receives all of it (`receive_into`, `receive`) before the next call. Payload bytes go
-from the sender's views to the receiver's views; a door adds no copy of its own in Python. Every wait of a channel ends
-at the deadline it was given. A channel on which anything went wrong is broken for good: its owner closes it and opens
-another, because what is still under way on it can no longer be told from what comes next.
+A channel's replies come in the order of its requests: `call` sends a frame and returns the reply's header and body; if
+the header announces a payload, the caller receives all of it (`receive_into`, `receive_each`, `receive`) before the
+next reply. With `post` and `take`, a few small requests may be under way at once. Payload bytes go from the sender's
+views to the receiver's views; a door adds no copy of its own in Python. Every wait of a channel ends at the deadline it
+was given. A channel on which anything went wrong is broken for good: its owner closes it and opens another, because
+what is still under way on it can no longer be told from what comes next.
 
 The node's end waits for requests without a deadline (an idle client is no fault) and is ended by `close`; its sends
 are bounded by SEND_STALL_S, so that a client that stops reading cannot hold a lease for ever.
@@ -36,6 +37,14 @@ class Channel(Protocol):
         With `descriptors`, that many may come with the reply: see `take_descriptors`.
         Raises NodeGone, DeadlineExceeded, ProtocolError; the channel is broken after each.
         """
+        ...
+
+    def post(self, kind: int, body: bytes, deadline: float) -> None:
+        """Send one frame; its reply is taken later. A few KiB at most may be under way, else both ends could wait."""
+        ...
+
+    def take(self, deadline: float) -> tuple[Header, bytes]:
+        """The reply to the oldest frame posted."""
         ...
 
     def receive_into(self, view: memoryview, deadline: float) -> None:

@@ -41,9 +41,13 @@ class MemoryChannel:
         self.broken = False
         self._to_node, self._to_client = to_node, to_client
         self._rest = memoryview(b"")
-        self._request = 0
+        self._request = self._reply = 0
 
     def call(self, kind: int, body: bytes, deadline: float, descriptors: int = 0) -> tuple[Header, bytes]:
+        self.post(kind, body, deadline)
+        return self.take(deadline)
+
+    def post(self, kind: int, body: bytes, deadline: float) -> None:
         if self.broken:
             raise Closed("memory channel is closed")
         if time.monotonic() >= deadline:
@@ -51,10 +55,13 @@ class MemoryChannel:
             raise DeadlineExceeded("deadline passed before the node was asked")
         self._request += 1
         self._to_node.chunks.put(frame.encode(kind, self._request, body))
+
+    def take(self, deadline: float) -> tuple[Header, bytes]:
+        self._reply += 1
         try:
             header = frame.parse_header(self.receive(frame.HEADER_BYTES, deadline))
-            if header.request != self._request:
-                raise ProtocolError(f"memory: reply to request {header.request}, expected {self._request}")
+            if header.request != self._reply:
+                raise ProtocolError(f"memory: reply to request {header.request}, expected {self._reply}")
             return header, self.receive(header.body_bytes, deadline)
         except BaseException:
             self.close()

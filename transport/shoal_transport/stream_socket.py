@@ -42,26 +42,37 @@ class SocketChannel:
         self._socket = sock
         self._process = os.getpid()
         self._peer = peer
-        self._request = 0
+        self._request = self._reply = 0
         self._quantum = 0.0
         self._descriptors: list[int] = []
         self._header = bytearray(frame.HEADER_BYTES)
         sock.setblocking(True)
 
     def call(self, kind: int, body: bytes, deadline: float, descriptors: int = 0) -> tuple[Header, bytes]:
+        self.post(kind, body, deadline)
+        return self.take(deadline, descriptors)
+
+    def post(self, kind: int, body: bytes, deadline: float) -> None:
         if self.broken:
             raise Closed(f"channel to {self._peer} is closed")
-        self._request = request = (self._request + 1) & 0xFFFFFFFF
+        self._request = (self._request + 1) & 0xFFFFFFFF
         try:
             self._set_quantum(deadline)
-            self._send(frame.encode(kind, request, body), deadline)
+            self._send(frame.encode(kind, self._request, body), deadline)
+        except BaseException:
+            self.close()
+            raise
+
+    def take(self, deadline: float, descriptors: int = 0) -> tuple[Header, bytes]:
+        self._reply = expected = (self._reply + 1) & 0xFFFFFFFF
+        try:
             if descriptors:
                 self._receive_with_descriptors(memoryview(self._header), descriptors, deadline)
             else:
                 self._receive_exactly(memoryview(self._header), deadline)
             header = frame.parse_header(self._header)
-            if header.request != request:
-                raise ProtocolError(f"{self._peer}: reply to request {header.request}, expected {request}")
+            if header.request != expected:
+                raise ProtocolError(f"{self._peer}: reply to request {header.request}, expected {expected}")
             reply = self.receive(header.body_bytes, deadline) if header.body_bytes else b""
             return header, reply
         except BaseException:
