@@ -1,10 +1,10 @@
 """Who holds which blocks: leases by client, pure.
 
-A client may look at a block's bytes until it has released every grant of it that it was given, or is gone. Grants are
-counted, because a release and the next grant of the same block may pass each other on two connections: the late release
-then takes back the early grant, not the new one. How many views a client has is its own business. The index counts
-leases of all kinds per entry (clients' and those of transfers in progress); a block's slot is used again only when that
-count is 0.
+A client may look at a block's bytes until it has released the last grant of it that it was given, or is gone. Grants
+are numbered, because a release and the next grant of the same block may pass each other on two connections: a release
+that names an earlier number than the last is void. How many views a client has is its own business. The index counts
+leases of all kinds per entry (clients' and those of transfers in progress); a block's slot is used again only when
+that count is 0.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from shoal_core.index import Index
 class Client:
     """One connected client."""
 
-    __slots__ = ("asked", "connections", "entries", "leased_bytes", "process", "standing")
+    __slots__ = ("asked", "connections", "entries", "grant_count", "leased_bytes", "process", "standing")
 
     def __init__(self, process: str) -> None:
         self.process = process
         self.entries: dict[int, int] = {}
-        """Grants given and not yet released, by entry."""
+        """The number of the last grant of each entry that it may look at."""
+        self.grant_count = 0
         self.leased_bytes = 0
         self.connections = 0
         self.asked: set[int] = set()
@@ -54,23 +55,20 @@ class Leases:
             and len(client.entries) < limits.LEASES_PER_CLIENT_MAX
         )
 
-    def grant(self, client: Client, entry: int) -> None:
-        """Turns one transfer lease on `entry` into the client's lease."""
-        count = client.entries.get(entry, 0)
-        client.entries[entry] = count + 1
-        if count:
+    def grant(self, client: Client, entry: int) -> int:
+        """Turns one transfer lease on `entry` into the client's lease; its number."""
+        if entry in client.entries:
             self._index.leases[entry] -= 1
         else:
             client.leased_bytes += self._index.size[entry]
+        client.grant_count += 1
+        client.entries[entry] = client.grant_count
         client.asked.discard(entry)
+        return client.grant_count
 
-    def release(self, client: Client, entry: int, generation: int) -> bool:
-        """The client gives one grant back. Whether it was the last of that block, and the lease has ended."""
-        count = client.entries.get(entry, 0)
-        if not count or self._index.generation[entry] != generation:
-            return False
-        if count > 1:
-            client.entries[entry] = count - 1
+    def release(self, client: Client, entry: int, lease: int) -> bool:
+        """The client gives a grant back. Whether it was the last of that block, and the lease has ended."""
+        if client.entries.get(entry) != lease:
             return False
         del client.entries[entry]
         client.asked.discard(entry)

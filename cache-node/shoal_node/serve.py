@@ -218,6 +218,9 @@ class Session:
         if self._client is not None:
             raise BadRequest("hello: said already")
         with node.step() as state:
+            known = state.leases.clients.get(request.client)
+            if request.role == hello.EVENTS and known is not None and known.standing:
+                raise BadRequest("hello: this client has an events connection already")
             self._identity = request.client
             self._client = state.leases.client(request.client, request.process[:200])
             if request.role == hello.EVENTS:
@@ -295,8 +298,9 @@ class Session:
     @staticmethod
     def _grant(state: NodeState, client: Client, entry: int, source: int) -> get.Grant:
         segment, offset = state.address(entry)
-        state.leases.grant(client, entry)
-        return get.Grant(source, segment, offset, state.index.size[entry], entry, state.index.generation[entry])
+        lease = state.leases.grant(client, entry)
+        size, generation = state.index.size[entry], state.index.generation[entry]
+        return get.Grant(source, segment, offset, size, entry, generation, lease)
 
     def _unhold(self, held: list[tuple[int, HeldBlock]]) -> None:
         with self._node.step() as state:
@@ -346,7 +350,8 @@ class Session:
         try:
             self._send(frame.encode(revoke.KIND, 0, verbs.encode(revoke.Request(grants))))
         except ShoalError:
-            self._connection.close()
+            # Not closed here, which would end its leases while it may look at them: the client's own end does that.
+            self._node.events.pop(self._identity, None)
 
     def _revoked(self, header: frame.Header, body: bytes) -> None:
         try:

@@ -275,8 +275,8 @@ class NodeState:
     def released(self, identity: bytes, grants: list[tuple[int, int]]) -> int:
         client = self.leases.clients.get(identity)
         count = 0
-        for entry, generation in grants:
-            if client is not None and entry < self.index.capacity and self.leases.release(client, entry, generation):
+        for entry, lease in grants:
+            if client is not None and self.leases.release(client, entry, lease):
                 self._lease_ended(entry)
                 count += 1
         return count
@@ -352,7 +352,7 @@ class NodeState:
             for identity, client in self.leases.holders(entry):
                 if entry not in client.asked:
                     client.asked.add(entry)
-                    wanted.setdefault(identity, []).append((entry, self.index.generation[entry]))
+                    wanted.setdefault(identity, []).append((entry, client.entries[entry]))
         self.actions += [actions.Revoke(identity, grants) for identity, grants in wanted.items()]
 
     def _room(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from shoal import administration, file, pieces, twins
 from shoal.administration import Residency
+from shoal.attachment import abandon_holders
 from shoal.grants import Grants
 from shoal.objects import KnownObjects, ObjectInfo
 from shoal.origin_fallback import OriginReader
@@ -133,7 +134,7 @@ class Client:
                     grant = self._grants.by_key.get((info.fingerprint, block))
                     if grant is not None:
                         self._grants.touch(grant)
-                        part = grant.view(self._session.holder)[inside : inside + count]
+                        part = grant.view()[inside : inside + count]
                         self._count_held(count)
                         return View(info.url, [part], True)
         deadline = self._deadline(deadline_s)
@@ -150,7 +151,7 @@ class Client:
         """A seekable, buffered, read-only file object."""
         return file.open_binary(self, url, mode, buffer_bytes=buffer_bytes)
 
-    def prefetch(self, url: str, offset: int = 0, length: int | None = None) -> None:
+    def prefetch(self, url: Where, offset: int = 0, length: int | None = None) -> None:
         """Ask the node to fill the range; does not wait for it."""
         deadline = self._deadline(None)
         info = self._resolve(url, deadline)
@@ -221,7 +222,7 @@ class Client:
     def terms(self) -> hello.Reply | None:
         """What the node said of itself when it was first reached; None while it is not."""
         try:
-            return self._session.connect(self._deadline(None))
+            return self._session.attach(self._deadline(None)).terms
         except ShoalError:
             return None
 
@@ -380,6 +381,7 @@ def _rebuild(address: str, deadline_s: float, datasets: dict[str, str]) -> Clien
 
 
 def _forked() -> None:
+    abandon_holders()
     for client in list(_clients):
         client.reset_after_fork()
 

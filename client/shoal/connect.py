@@ -91,7 +91,7 @@ def in_pod() -> bool:
 
 
 def _first_answering(config: ClientConfig) -> str:
-    from shoal.session import open_channel
+    from shoal.attachment import open_channel
 
     for address in config.addresses[:-1]:
         try:

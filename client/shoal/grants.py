@@ -35,7 +35,8 @@ class Grant:
     """One leased block. `memory` is the block's bytes, read-only."""
 
     __slots__ = (
-        "_exporter", "entry", "generation", "holder", "key", "lease", "mapping", "memory", "offset", "recent", "touches",
+        "_exporter", "entry", "generation", "holder", "key", "lease", "mapping",
+        "memory", "offset", "recent", "touches",
     )  # fmt: skip
 
     def __init__(self, key: tuple[bytes, int], answer: get.Grant, mapping: Mapping, holder: object) -> None:
@@ -117,7 +118,7 @@ class Grants:
     def add(self, grant: Grant) -> Grant | None:
         """Take a new grant in. If another thread brought the same lease meanwhile, that one stays.
 
-        None: it is dead, because it was given back before it arrived, or its node is gone. Its bytes are not to be used.
+        None: it is dead, given back before it arrived, or its node is gone. Its bytes are not to be used.
         """
         if grant.holder is not self._holder:
             return None
@@ -127,7 +128,7 @@ class Grants:
         held = self._by_entry.get(grant.entry)
         if held is not None and held.key == grant.key:
             held.lease = max(held.lease, grant.lease)
-            return held
+            return self.by_key.setdefault(grant.key, held)
         if held is not None:
             return None  # the entry has another block by now: this grant is the older one
         displaced = self.by_key.get(grant.key)
@@ -181,7 +182,10 @@ class Grants:
         if self._asked:
             asked, self._asked = self._asked, []
             for grant in asked:
-                self._give_back(grant)
+                if grant.live:
+                    self._asked.append(grant)
+                else:
+                    self._forget(grant)
         released, self.released = self.released, []
         touches = [(grant.entry, grant.generation, grant.touches) for grant in self.touched]
         for grant in self.touched:
@@ -200,6 +204,12 @@ class Grants:
         self.touched.clear()
         self.released.clear()
         self.leased_bytes = 0
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: leases are the parent's, and so is whoever held the lock."""
+        self.lock = threading.Lock()
+        self.forget_all()
+        self._gets.clear()
 
     def forget_key(self, key: tuple[bytes, int]) -> None:
         """Nobody finds the block here any more, for instance after an evict; its lease ends with its last view."""
@@ -229,4 +239,5 @@ class Grants:
 
     def _note_given_back(self, entry: int, lease: int) -> None:
         if self._gets:
-            self._given_back[entry] = lease, self._get_count
+            before = self._given_back.get(entry, (0, 0))[0]
+            self._given_back[entry] = max(before, lease), self._get_count

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 
+from shoal.attachment import Attachment
 from shoal.grants import Grant
 from shoal.objects import ObjectInfo
 from shoal.origin_fallback import OriginReader
@@ -27,8 +28,16 @@ log = logging.getLogger("shoal")
 _COPY_UNLOCKED_BYTES = 256 << 10
 """From here a copy is long enough to be made outside the lock, on a pinned view."""
 
-_TOGETHER_BYTES = 1 << 20
-"""Inline items are received together, up to this much at once: one system call, and still in the cache when checked."""
+_TOGETHER_BYTES = 512 << 10
+"""Received in one system call, then checked: what just arrived lies in the CPU's cache, where a check costs a third."""
+
+_PARTS_AHEAD = 4
+_PART_ITEMS = 64
+"""A batch whose bytes come through the connection is asked for in parts, so many of them ahead of what was received:
+small enough that both sides work at once, large enough that a part's own cost does not show."""
+
+_WARM_FACTOR = 4
+"""While everything asked for was in the node's memory, small ranges may touch so many times more blocks at once."""
 
 _CORRUPT_TRIES = 2
 
@@ -42,6 +51,8 @@ class Reading:
         self._origin = origin
         self._stats = stats
         self._said = False
+        self._cold = True
+        """Whether the last answers had to be waited for: only then is it worth naming what will be wanted next."""
 
     def read(self, pieces: list[Piece], deadline: float) -> dict[int, ShoalError]:
         """Complete every piece; errors by the read they belong to."""
@@ -70,19 +81,29 @@ class Reading:
             log.warning("reading from the origin directly: %s", error)
 
     def _batch_end(self, pieces: list[Piece], start: int) -> int:
+        """As much as may be under way at once: one request where blocks are granted, else _PARTS_AHEAD of them."""
         terms = self._session.hello
-        size_max = terms.batch_bytes_max if terms is not None else limits.BATCH_BYTES_MAX
-        size, end = 0, start
-        while end < len(pieces) and end - start < limits.BATCH_ITEMS_MAX:
-            size += pieces[end].info.block_size_bytes
-            if size > size_max and end > start:
-                # Small objects in large blocks would count too much; count what the block can really hold.
-                exact = sum(_block_bytes(piece) for piece in pieces[start : end + 1])
-                if exact > size_max:
-                    break
-                size = exact
-            end += 1
-        return end
+        parts = _PARTS_AHEAD if terms is not None and not terms.grants else 1
+        return _end(pieces, start, self._request_bytes_max(), limits.BATCH_ITEMS_MAX, parts)
+
+    def _parts(self, pieces: list[Piece]) -> list[list[Piece]]:
+        """One request each. Where bytes come through the connection, the node prepares one while we receive another."""
+        terms = self._session.hello
+        if terms is None or terms.grants:
+            return [pieces]
+        parts: list[list[Piece]] = []
+        start = 0
+        while start < len(pieces):
+            end = _end(pieces, start, self._request_bytes_max(), _PART_ITEMS)
+            parts.append(pieces[start:end])
+            start = end
+        return parts
+
+    def _request_bytes_max(self) -> int:
+        """Of the blocks that one request touches: the node must hold all of them at once, filled first if need be."""
+        terms = self._session.hello
+        size = terms.batch_bytes_max if terms is not None else limits.BATCH_BYTES_MAX
+        return size if self._cold else size * _WARM_FACTOR
 
     def _complete(
         self, missing: list[Piece], later: list[Piece], errors: dict[int, ShoalError], deadline: float
@@ -108,35 +129,68 @@ class Reading:
                     self._from_origin(piece, error, errors, deadline)
 
     def _ask(self, missing: list[Piece], later: list[Piece], errors: dict[int, ShoalError], deadline: float) -> None:
-        """One `get` for these pieces; those whose bytes arrived are done."""
-        numbers: dict[bytes, int] = {}
-        items = [
-            get.Item(numbers.setdefault(piece.info.fingerprint, len(numbers)), piece.block, piece.offset, piece.length)
-            for piece in missing
-        ]
-        ahead = self._ahead(missing, later, numbers)
+        """Ask for these pieces; those whose bytes arrived are done."""
+        answered: list[tuple[Piece, get.Answer]] = []
         with self._grants.lock:
-            self._grants.make_room(sum(_block_bytes(piece) for piece in missing))
-            released, touches = self._grants.report()
-        request = get.Request(list(numbers), items, ahead, _milliseconds(deadline), False, released, touches)
-        with self._session.channel(deadline) as channel:
-            header, body = channel.call(get.KIND, verbs.encode(request), deadline)
-            reply = verbs.decode_reply(get.KIND, header, body)
-            if len(reply.items) != len(missing):
-                raise ProtocolError(f"get: {len(reply.items)} answers to {len(missing)} items")
-            self._receive(channel, header.payload_bytes, missing, reply.items, deadline)
-            for piece, answer in zip(missing, reply.items, strict=True):
-                if isinstance(answer, get.Grant):
-                    self._use_grant(channel, piece, answer, deadline)
-        for piece, answer in zip(missing, reply.items, strict=True):
+            get_number = self._grants.begin_get()
+        try:
+            # Whatever fails inside, the channel is closed: replies that nobody waits for any more may still come.
+            with self._session.channel(deadline) as (channel, attachment):
+                parts = self._parts(missing)
+                posted = 0
+                for number, part in enumerate(parts):
+                    while posted < min(len(parts), number + _PARTS_AHEAD):
+                        request = self._request(parts[posted], later, deadline)
+                        channel.post(get.KIND, verbs.encode(request), deadline)
+                        posted += 1
+                    answered += self._take(channel, attachment, part, deadline)
+        finally:
+            with self._grants.lock:
+                self._grants.end_get(get_number)
+        for piece, answer in answered:
+            if piece.done:
+                continue
             if isinstance(answer, get.Failed):
                 errors.setdefault(piece.request, from_wire(answer.code, answer.text))
             elif isinstance(answer, get.Bypass):
                 self._from_origin(piece, NodeGone(answer.reason), errors, deadline)
-            elif not piece.done:
+            elif isinstance(answer, get.Inline):
                 self._corrupt(piece, answer, errors, deadline)
 
-    def _ahead(self, missing: list[Piece], later: list[Piece], numbers: dict[bytes, int]) -> list[get.Ahead]:
+    def _request(self, part: list[Piece], later: list[Piece], deadline: float) -> get.Request:
+        numbers: dict[bytes, int] = {}
+        items = [
+            get.Item(numbers.setdefault(piece.info.fingerprint, len(numbers)), piece.block, piece.offset, piece.length)
+            for piece in part
+        ]
+        ahead = self._ahead(later, numbers) if self._cold and later else []
+        with self._grants.lock:
+            self._grants.make_room(sum(map(_block_bytes, part)))
+            released, touches = self._grants.report()
+        return get.Request(list(numbers), items, ahead, _milliseconds(deadline), False, released, touches)
+
+    def _take(
+        self, channel: Channel, attachment: Attachment, part: list[Piece], deadline: float
+    ) -> list[tuple[Piece, get.Answer]]:
+        """The reply to the request for these pieces, and the bytes with it."""
+        header, body = channel.take(deadline)
+        reply = verbs.decode_reply(get.KIND, header, body)
+        if len(reply.items) != len(part):
+            raise ProtocolError(f"get: {len(reply.items)} answers to {len(part)} items")
+        answered = list(zip(part, reply.items, strict=True))
+        inline = [(piece, answer) for piece, answer in answered if isinstance(answer, get.Inline)]
+        if inline or header.payload_bytes:
+            self._receive(channel, header.payload_bytes, inline, deadline)
+        cold = False
+        for piece, answer in answered:
+            if isinstance(answer, get.Grant):
+                self._use_grant(channel, attachment, piece, answer, deadline)
+            if isinstance(answer, get.Grant | get.Inline) and answer.source != get.SOURCE_DRAM:
+                cold = True
+        self._cold = cold
+        return answered
+
+    def _ahead(self, later: list[Piece], numbers: dict[bytes, int]) -> list[get.Ahead]:
         ahead: list[get.Ahead] = []
         room = min(limits.READ_AHEAD_BYTES, self._session.hello.batch_bytes_max if self._session.hello else 0)
         for piece in later:
@@ -164,23 +218,28 @@ class Reading:
         self._finish(piece, view)
         return True
 
-    def _use_grant(self, channel: Channel, piece: Piece, answer: get.Grant, deadline: float) -> None:
-        mapping = self._session.mapping(answer.segment, channel, deadline)
+    def _use_grant(
+        self, channel: Channel, attachment: Attachment, piece: Piece, answer: get.Grant, deadline: float
+    ) -> None:
+        mapping = attachment.mapping(answer.segment, channel, deadline)
         if answer.offset + answer.length > mapping.size or piece.offset + piece.length > answer.length:
             raise ProtocolError("get: a grant outside its segment or block")
-        grant = Grant(piece.key, mapping, answer.offset, answer.length, answer.entry, answer.generation)
         with self._grants.lock:
-            view = self._copy_or_pin(piece, self._grants.add(grant))
+            grant = self._grants.add(Grant(piece.key, answer, mapping, attachment.holder))
+            if grant is None:
+                return  # given back while it was under way: the piece is asked for again
+            view = self._copy_or_pin(piece, grant)
         name = get.SOURCE_NAMES[answer.source]
         self._stats.hits["shared memory" if name == "dram" else name] += 1
         self._finish(piece, view)
 
-    def _copy_or_pin(self, piece: Piece, grant: Grant) -> memoryview | None:
+    @staticmethod
+    def _copy_or_pin(piece: Piece, grant: Grant) -> memoryview | None:
         """Under the lock: copy a small piece now, or pin the block for what follows outside."""
         if piece.target is not None and piece.length < _COPY_UNLOCKED_BYTES:
             piece.target[:] = grant.memory[piece.offset : piece.offset + piece.length]
             return None
-        return grant.view(self._session.holder)[piece.offset : piece.offset + piece.length]
+        return grant.view()[piece.offset : piece.offset + piece.length]
 
     @staticmethod
     def _finish(piece: Piece, view: memoryview | None) -> None:
@@ -194,11 +253,9 @@ class Reading:
     # Bytes through the connection
 
     def _receive(
-        self, channel: Channel, payload_bytes: int, missing: list[Piece], answers: list[get.Answer], deadline: float
+        self, channel: Channel, payload_bytes: int, inline: list[tuple[Piece, get.Inline]], deadline: float
     ) -> None:
-        inline = [(p, a) for p, a in zip(missing, answers, strict=True) if isinstance(a, get.Inline)]
         if sum(answer.length for _, answer in inline) != payload_bytes:
-            channel.close()
             raise ProtocolError(f"get: a payload of {payload_bytes} bytes that the answers do not add up to")
         start = 0
         while start < len(inline):
@@ -210,7 +267,7 @@ class Reading:
             start = end
 
     def _receive_together(self, channel: Channel, inline: list[tuple[Piece, get.Inline]], deadline: float) -> None:
-        """In one system call; then each is checked while it is in the CPU's cache."""
+        """Several in one system call; each is checked while it is in the CPU's cache."""
         views: list[memoryview] = []
         for piece, answer in inline:
             if piece.target is not None and answer.length == piece.length and answer.offset == piece.offset:
@@ -218,12 +275,16 @@ class Reading:
             elif answer.offset <= piece.offset and piece.offset + piece.length <= answer.offset + answer.length:
                 views.append(memoryview(bytearray(answer.length)))
             else:
-                channel.close()
                 raise ProtocolError("get: an inline answer that does not cover its range")
-        channel.receive_each(views, deadline)
+        if len(views) > 1:
+            channel.receive_each(views, deadline)
         hits = self._stats.hits
         for (piece, answer), view in zip(inline, views, strict=True):
-            if not digests.matches(view, answer.digests):
+            if len(views) == 1:
+                good = _receive_checked(channel, view, answer.digests, deadline)
+            else:
+                good = digests.matches(view, answer.digests)
+            if not good:
                 continue
             if view is not piece.target:
                 first = piece.offset - answer.offset
@@ -272,6 +333,35 @@ class Reading:
 def _block_bytes(piece: Piece) -> int:
     info = piece.info
     return min(info.block_size_bytes, info.size - piece.block * info.block_size_bytes)
+
+
+def _end(pieces: list[Piece], start: int, size_max: int, count_max: int, parts: int = 1) -> int:
+    """Where a request from `start` on ends: its blocks within `size_max`, its payload within a batch, at least one.
+
+    With `parts` so many times as much: what is asked for together in several requests.
+    """
+    size = payload = 0
+    stop = min(len(pieces), start + count_max)
+    for end in range(start, stop):
+        piece = pieces[end]
+        info = piece.info
+        payload += piece.length
+        size += min(info.block_size_bytes, info.size - piece.block * info.block_size_bytes)
+        if end > start and (size > size_max * parts or payload > limits.BATCH_BYTES_MAX * parts):
+            return end
+    return stop
+
+
+def _receive_checked(channel: Channel, view: memoryview, table: bytes, deadline: float) -> bool:
+    """Receive a large item piece by piece; whether all of it has its digests."""
+    good = len(table) == digests.page_count(len(view)) * limits.DIGEST_BYTES
+    for start in range(0, len(view), _TOGETHER_BYTES):
+        part = view[start : start + _TOGETHER_BYTES]
+        channel.receive_into(part, deadline)
+        first = start // limits.PAGE_BYTES * limits.DIGEST_BYTES
+        count = digests.page_count(len(part)) * limits.DIGEST_BYTES
+        good = good and digests.matches(part, table[first : first + count])
+    return good
 
 
 def _milliseconds(deadline: float) -> int:

@@ -164,7 +164,7 @@ def assert_ends_in_time(call: Callable[[float], Any], seconds: float) -> None:
     with pytest.raises(DeadlineExceeded):
         call(started + seconds)
     taken = time.monotonic() - started
-    assert seconds * 0.9 <= taken < seconds + 0.6
+    assert seconds * 0.9 <= taken < seconds + 2.0
 
 
 def assert_broken(channel: Channel) -> None:

@@ -137,7 +137,11 @@ def test_a_client_that_answers_nonsense_when_asked(node: InProcessNode, connect:
     with raw_client.reader(node.address) as (requests, events):
         answers = requests.get(requests.resolve(url), range(20))
         with node.node.step() as state:
-            every = [(entry, state.index.generation[entry]) for entry in range(100)]
+            every = [
+                (entry, client.entries.get(entry, 1))
+                for client in state.leases.clients.values()
+                for entry in range(100)
+            ]
         others = [lease for lease in every if lease[0] not in {answer.entry for answer in answers}]
         assert requests.call(release.KIND, release.Request(others * 3, [])).released == 0
         events.socket.sendall(_revoke_reply(others, every[:5]) + _revoke_reply([(1 << 40, 1)], []))
@@ -146,7 +150,7 @@ def test_a_client_that_answers_nonsense_when_asked(node: InProcessNode, connect:
         assert [bytes(view.memory) for view in views] == [
             mine_data[start : start + BLOCK] for start in range(0, 10 * BLOCK, BLOCK)
         ]
-        assert requests.call(release.KIND, release.Request([(a.entry, a.generation) for a in answers], [])).released
+        assert requests.call(release.KIND, release.Request([(a.entry, a.lease) for a in answers], [])).released
     node.check()
     assert client.read(url) == data
 

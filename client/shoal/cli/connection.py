@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from shoal import embedded
+from shoal.attachment import open_channel
 from shoal.connect import find_config
-from shoal.session import open_channel
 from shoal_core.errors import NodeGone, ShoalError
 
 if TYPE_CHECKING:

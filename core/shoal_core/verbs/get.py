@@ -52,6 +52,8 @@ class Grant(msgspec.Struct, array_like=True, frozen=True, tag=0, gc=False):
     """Of the whole block."""
     entry: int
     generation: int
+    lease: int
+    """Rises with each grant of this connection's client; names this one when it is given back."""
 
 
 class Inline(msgspec.Struct, array_like=True, frozen=True, tag=1, gc=False):

@@ -17,7 +17,7 @@ EVENTS = "events"
 
 class Request(msgspec.Struct, array_like=True, frozen=True):
     client: bytes
-    """16 random bytes, drawn once per client object and process."""
+    """16 random bytes, drawn anew for each events connection: it names who holds the leases."""
     role: str
     """`requests` or `events`."""
     process: str

@@ -14,9 +14,9 @@ import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from shoal.attachment import open_channel
 from shoal.cli import units
 from shoal.cli.doctor.check import Check
-from shoal.session import open_channel
 from shoal_core import environment, verbs
 from shoal_core.errors import ShoalError
 from shoal_core.verbs import hello, map, release, stat
