@@ -15,7 +15,7 @@ from typing import Any
 
 from shoal_core.config import NodeConfig, parse
 from shoal_core.errors import ConfigError, ShoalError
-from shoal_node import assembly
+from shoal_node import allocator, assembly
 
 log = logging.getLogger("shoal.node")
 
@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("--config", required=True, help="TOML or JSON file")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    allocator.keep_buffers()
     try:
         import uvloop
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from shoal_core.errors import BadRequest, DeadlineExceeded, OriginError
 from shoal_transport.origins.file_systems import FsspecSource
@@ -50,10 +50,19 @@ class Origins:
         except TimeoutError as error:
             raise _late(error, url, timeout_s) from None
 
-    async def fetch(self, meta: ObjectMeta, offset: int, into: Sequence[memoryview], *, timeout_s: float) -> None:
+    async def fetch(
+        self,
+        meta: ObjectMeta,
+        offset: int,
+        into: Sequence[memoryview],
+        *,
+        timeout_s: float,
+        filled: Callable[[memoryview], None] | None = None,
+    ) -> None:
         """Fill the writable byte views one after the other with this version's bytes from `offset` on.
 
-        After an error the views hold anything.
+        `filled` is called with each view when its last byte is there, and the CPU still has it in its cache. After an
+        error the views hold anything.
         """
         length = sum(len(view) for view in into)
         if offset < 0 or offset + length > meta.size:
@@ -65,7 +74,7 @@ class Origins:
         pieces = self._source(meta.url).fetch(meta, offset, length)
         try:
             async with asyncio.timeout(timeout_s), contextlib.aclosing(pieces):
-                await _scatter(meta, pieces, into, length)
+                await _scatter(meta, pieces, into, length, filled)
         except TimeoutError as error:
             raise _late(error, meta.url, timeout_s) from None
 
@@ -89,11 +98,15 @@ class Origins:
 
 
 async def _scatter(
-    meta: ObjectMeta, pieces: AsyncIterator[memoryview], into: Sequence[memoryview], length: int
+    meta: ObjectMeta,
+    pieces: AsyncIterator[memoryview],
+    into: Sequence[memoryview],
+    length: int,
+    filled: Callable[[memoryview], None] | None,
 ) -> None:
     """Copy pieces into the views, one after the other, as they come; exactly `length` bytes."""
     views = iter(into)
-    room = memoryview(b"")
+    view = room = memoryview(b"")
     count = 0
     async for piece in pieces:
         count += len(piece)
@@ -101,10 +114,12 @@ async def _scatter(
             break
         while piece:
             if not room:
-                room = next(views)
+                view = room = next(views)
             part = min(len(room), len(piece))
             room[:part] = piece[:part]
             room, piece = room[part:], piece[part:]
+            if filled is not None and not room:
+                filled(view)
     if count != length:
         word = "fewer" if count < length else "more"
         raise OriginError(f"{shown(meta.url)}: short read: {count} bytes, {word} than the {length} asked for")
