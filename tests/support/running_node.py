@@ -45,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
 }
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
+SPOILT = b"\xdb"
 
 
 def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,6 +210,18 @@ class InProcessNode:
         """The state's own invariants, now."""
         with self.node.step() as state:
             state.check()
+
+    def spoil_freed_slots(self) -> None:
+        """From now on a slot is overwritten when it becomes free: who reads without a lease reads garbage."""
+        slabs, node = self.node.state.dram.slabs, self.node
+        free = slabs.free
+
+        def spoil(slot: int) -> None:
+            memory = node.slot_memory(slot, slabs.slot_bytes(slot))
+            memory[:] = SPOILT * len(memory)
+            free(slot)
+
+        slabs.free = spoil
 
     def _run(self) -> None:
         try:

@@ -19,3 +19,8 @@ def until(condition: Callable[[], object], what: str = "", seconds: float = DEAD
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
         time.sleep(_LOOK_EVERY_S)
+
+
+def deadline(seconds: float = DEADLINE_S) -> float:
+    """On the monotonic clock: one that no test means to reach."""
+    return time.monotonic() + seconds
