@@ -121,6 +121,18 @@ def test_an_error_of_the_transform_names_the_file(client: shoal.Client, url: str
     assert raised.value.__notes__ == [f"in the transform of {url}/cat/03.bin"]
 
 
+def test_samples_are_of_the_versions_that_were_listed(client: shoal.Client, url: str, tmp_path: Path) -> None:
+    """What the cache holds of them is still good; what it does not hold is an error, and not another sample."""
+    dataset = Dataset(url, client=client)
+    assert dataset[1]["data"] == content("cat/01.bin")
+    for name in ("cat/01.bin", "cat/02.bin"):
+        (tmp_path / "files" / name).write_bytes(b"another version")
+    assert dataset[1]["data"] == content("cat/01.bin")
+    with pytest.raises(errors.ObjectChanged, match=r"cat/02\.bin"):
+        dataset[2]
+    assert Dataset(url, client=client)[2]["data"] == b"another version"
+
+
 def test_a_file_that_vanished_is_named(client: shoal.Client, url: str, tmp_path: Path) -> None:
     dataset = Dataset(url, client=client)
     (tmp_path / "files" / "cat" / "03.bin").unlink()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from shoal.client import Client
 
 BATCH_SIZE = 32
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 0.03
 TEST_FRACTION = 5
 """One image in so many is kept for the test."""
 _TIERS = {"dram": "DRAM"}
@@ -90,12 +90,12 @@ def _run(client: Client, place: str | None, epoch_count: int, report: Report) ->
         Subset(dataset, [images[position] for position in order[test_count:]]), batch_size=BATCH_SIZE, shuffle=True
     )
     net = training.model(decode.channels, len(dataset.classes))
-    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
+    descent = training.Descent(net, LEARNING_RATE)
     epochs: list[Epoch] = []
     for number in range(1, epoch_count + 1):
         title = f"epoch {number} of {epoch_count}"
         with report.progress(title, len(order) - test_count) as advance:
-            epoch = _train(client, net, optimizer, loader, advance)
+            epoch = _train(client, net, descent, loader, advance)
         epochs.append(Epoch(f"{number} {warmth}" if number == 1 else str(number), *epoch))
     accuracy = training.accuracy(net, DataLoader(test, batch_size=BATCH_SIZE))
     report.table(epochs)
@@ -140,12 +140,12 @@ def _decode(client: Client, dataset: Dataset, first: int) -> training.Decode:
         raise
 
 
-def _train(client: Client, net: Any, optimizer: Any, loader: DataLoader, advance: Any) -> tuple[Any, ...]:
+def _train(client: Client, net: Any, descent: training.Descent, loader: DataLoader, advance: Any) -> tuple[Any, ...]:
     """One epoch; the fields of `Epoch` behind its name."""
     before, hits_before = client.stats(), dict(client.stats().hits)
     byte_count, wait_s = before.bytes, before.wait_s
     begun_s = time.perf_counter()
-    training.train(net, optimizer, loader, advance)
+    training.train(net, descent, loader, advance)
     elapsed_s = time.perf_counter() - begun_s
     after, waited = client.stats(), loader.stats()
     hits = {door: count - hits_before[door] for door, count in after.hits.items()}

@@ -62,9 +62,27 @@ def model(channels: int, class_count: int) -> nn.Module:
     )
 
 
+class Descent:
+    """Gradient descent with momentum, as torch.optim.SGD does it. To make any optimizer of torch.optim imports
+    torch's compiler: several seconds that a demonstration of a cache should not take."""
+
+    def __init__(self, net: nn.Module, rate: float, momentum: float = 0.9) -> None:
+        self._parameters = list(net.parameters())
+        self._velocities = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._rate, self._momentum = rate, momentum
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for parameter, velocity in zip(self._parameters, self._velocities, strict=True):
+            assert parameter.grad is not None
+            velocity.mul_(self._momentum).add_(parameter.grad)
+            parameter.sub_(velocity, alpha=self._rate)
+            parameter.grad = None
+
+
 def train(
     net: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    descent: Descent,
     batches: Iterable[Any],
     on_progress: Callable[[int], None] = lambda samples: None,
 ) -> float:
@@ -73,9 +91,8 @@ def train(
     total, count = 0.0, 0
     for batch in batches:
         loss = nn.functional.cross_entropy(net(batch["data"]), batch["label"])
-        optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        descent.step()
         samples = len(batch["label"])
         total += loss.item() * samples
         count += samples
