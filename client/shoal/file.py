@@ -103,7 +103,7 @@ class ShoalFile(io.RawIOBase):
         if begin < self.size:
             # A hint only: if something is wrong, the read itself will say so.
             with contextlib.suppress(ShoalError):
-                self._client.prefetch(self.name, begin, self._asked_end - begin)
+                self._client.prefetch(self._info, begin, self._asked_end - begin)
 
     def _require_open(self) -> None:
         if self.closed:
