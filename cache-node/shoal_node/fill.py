@@ -153,10 +153,11 @@ class Filler:
                 table = await asyncio.shield(loop.run_in_executor(self.disk_pool, self._read, flight, view))
             with node.step() as state:
                 slot, flight.slot = flight.slot, -1
+                dropped = state.is_dropped(flight.entry)
                 promoted = state.promoted(flight.entry, slot, table, node.now_s())
                 if promoted:
                     node.deliver(flight, flight.entry, get.SOURCE_DISK)
-                else:
+                elif not dropped:  # else its slot may have been written to meanwhile
                     node.counters.corrupt_pages["disk"] += 1
         except (ShoalError, asyncio.CancelledError) as error:
             with node.step() as state:

@@ -287,6 +287,10 @@ class NodeState:
         if client is not None:
             client.asked.difference_update(entry for entry, _ in grants)
 
+    def is_dropped(self, entry: int) -> bool:
+        """Whether a held block was dropped, and goes with its last lease."""
+        return bool(self.index.state[entry] & _DROPPED)
+
     def drop(self, entry: int, erase: bool = False, quarantine: bool = False) -> bool:
         """Nobody finds the block any more; False if so already. With `quarantine` its DRAM slot is never used again."""
         if self.index.state[entry] & _DROPPED:
