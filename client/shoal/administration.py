@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,17 +31,17 @@ class Residency(msgspec.Struct, frozen=True):
     block_count: int
 
 
-def list_objects(session: Session, url: str, deadline: float) -> list[ObjectInfo]:
-    """Everything below the URL, page by page."""
-    found: list[ObjectInfo] = []
+def list_pages(session: Session, url: str, deadline_s: float) -> Iterator[list[ObjectInfo]]:
+    """Everything below the URL, page by page; the time is for each page."""
     cursor = 0
     while True:
+        deadline = time.monotonic() + deadline_s
         request = listing.Request(url, cursor, _milliseconds(deadline))
         reply: listing.Reply = session.call(listing.KIND, request, deadline)
-        found += [from_wire(entry) for entry in reply.objects]
+        yield [from_wire(entry) for entry in reply.objects]
         cursor = reply.cursor
         if not cursor:
-            return found
+            return
 
 
 def inspect(

@@ -14,7 +14,7 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -40,6 +40,9 @@ T = TypeVar("T")
 
 Where = str | ObjectInfo
 """A URL, in the version it has now (asked at most once a minute), or exactly the version that an ObjectInfo names."""
+
+Page = list[ObjectInfo]
+"""Part of a listing. (Inside the class, `list` is the method.)"""
 
 Range = Where | tuple[Where, int, int | None]
 """What to read: an object, or (object, offset, length); length None means to the end."""
@@ -173,9 +176,13 @@ class Client:
 
     def list(self, url: str, *, deadline_s: float | None = None) -> list[ObjectInfo]:
         """All objects below a URL. Reads of them need no request to the origin for their size and version."""
-        found = administration.list_objects(self._session, url, self._deadline(deadline_s))
+        found = [info for page in self.list_pages(url, deadline_s=deadline_s) for info in page]
         self._objects.add(found)
         return found
+
+    def list_pages(self, url: str, *, deadline_s: float | None = None) -> Iterator[Page]:
+        """The same page by page, remembering nothing; the deadline is for each page."""
+        return administration.list_pages(self._session, url, deadline_s or self._deadline_s)
 
     def inspect(self, urls: Sequence[Where]) -> list[Residency]:
         """What is cached of each object, by tier."""

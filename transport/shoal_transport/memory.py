@@ -31,6 +31,8 @@ class _Pipe:
     def __init__(self) -> None:
         self.chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.descriptors: list[int] = []
+        self.reader_gone = False
+        """Nobody takes descriptors out any more."""
 
 
 class MemoryChannel:
@@ -108,6 +110,7 @@ class MemoryChannel:
     def close(self) -> None:
         if not self.broken:
             self.broken = True
+            self._to_client.reader_gone = True
             self._to_node.chunks.put(b"")
             self._to_client.chunks.put(b"")  # who waits in another thread wakes up
             for descriptor in self.take_descriptors():
@@ -152,7 +155,8 @@ class MemoryConnection:
             raise NodeGone("memory peer is closed")
         fault = self._plan(self._replies, data[3]) if self._plan else None
         self._replies += 1
-        self._to_client.descriptors += [os.dup(descriptor) for descriptor in descriptors]
+        if not self._to_client.reader_gone:
+            self._to_client.descriptors += [os.dup(descriptor) for descriptor in descriptors]
         whole = b"".join([data, *payload])
         if fault == "flip":
             middle = len(data) + (len(whole) - len(data)) // 2 if len(whole) > len(data) else len(data) - 1
