@@ -3,10 +3,11 @@
 `python -m tests.fuzz.fuzz_session [libFuzzer options]`, for instance -max_total_time=600, or a file that crashed.
 
 Each input is one connection's life, run in this thread over the memory door against a real node: some inputs are raw
-bytes, others begin with a proper hello and go on with frames whose bodies are mutated requests. Afterwards no client and
-no lease may be left, the state must check out, and now and then a proper client must read proper bytes.
+bytes, others begin with a proper hello and go on with frames whose bodies are mutated requests. Afterwards no client
+and no lease may be left, the state must check out, and now and then a proper client must read proper bytes.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportUnknownParameterType=false
 from __future__ import annotations
 
 import asyncio

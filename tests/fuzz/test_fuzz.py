@@ -18,8 +18,9 @@ SECONDS = 15
 )
 @pytest.mark.timeout(120)
 def test_a_node_survives_any_connection(tmp_path: Path) -> None:
+    options = [f"-max_total_time={SECONDS}", f"-artifact_prefix={tmp_path}/"]
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.fuzz_session", f"-max_total_time={SECONDS}", f"-artifact_prefix={tmp_path}/"],
+        [sys.executable, "-m", "tests.fuzz.fuzz_session", *options],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
     crashes = [path.read_bytes() for path in tmp_path.iterdir()]
