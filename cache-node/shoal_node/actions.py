@@ -39,4 +39,7 @@ class SpaceFreed(NamedTuple):
     """Whoever waits for a slot may try again."""
 
 
+TableAction = AssignDisk | EraseDisk
+"""Done in the order decided: a late erasure would forget what was written into the slot since."""
+
 Action = Grow | Revoke | AssignDisk | EraseDisk | WriteDisk | SpaceFreed

@@ -1,13 +1,15 @@
 """Writing behind: published blocks go to the disk tier when nobody is kept waiting by it.
 
-Headers and erasures happen in the order they were decided, before any later write; payloads are written by a few
-threads at once. A block that is evicted from DRAM before its turn is skipped and counted. A failing disk costs
+Headers and erasures happen in the order they were decided, before any later write: whoever writes first does what is
+waiting, however many threads decided it. Payloads are written by a few threads at once. A block that is evicted from DRAM before its turn is skipped and counted. A failing disk costs
 nothing but itself: after DISK_FAILURES_MAX failed writes in a row the tier is written no more, which is visible.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -24,9 +26,11 @@ DISK_FAILURES_MAX = 8
 class DiskWriter:
     """One task that takes blocks in order and hands their writes to threads."""
 
-    def __init__(self, node: Node, nvme: NvmeTier) -> None:
+    def __init__(self, node: Node, nvme: NvmeTier, decided: deque[actions.TableAction]) -> None:
         self._node = node
         self._nvme = nvme
+        self._decided = decided
+        self._tables = threading.Lock()
         self._pool = ThreadPoolExecutor(_THREADS, "shoal-write")
         self._order = ThreadPoolExecutor(1, "shoal-write-order")
         self._writing: set[asyncio.Future[None]] = set()
@@ -39,19 +43,22 @@ class DiskWriter:
         """The disk is written no more."""
         return self._failures >= DISK_FAILURES_MAX
 
-    def submit(self, action: actions.AssignDisk | actions.EraseDisk | actions.WriteDisk) -> None:
-        """From any thread, in the order decided."""
-        if isinstance(action, actions.WriteDisk):
-            self._node.loop.call_soon_threadsafe(self._wake.set)
-            return
-        try:
-            # A small write to the page cache: done here, so that no later write can overtake it.
-            if isinstance(action, actions.AssignDisk):
-                self._nvme.assign(action.slab, action.class_index)
-            else:
-                self._nvme.erase(action.slot)
-        except OSError:
-            self._node.counters.disk_errors["erase"] += 1
+    def wake(self) -> None:
+        """There is something to do; from any thread."""
+        self._node.loop.call_soon_threadsafe(self._wake.set)
+
+    def _carry_out(self) -> None:
+        """Do to the tables what was decided. After it everything decided before the call is done."""
+        with self._tables:
+            while self._decided:
+                action = self._decided.popleft()
+                try:
+                    if isinstance(action, actions.AssignDisk):
+                        self._nvme.assign(action.slab, action.class_index)
+                    else:
+                        self._nvme.erase(action.slot)
+                except OSError:
+                    self._node.counters.disk_errors["erase"] += 1
 
     async def idle(self) -> None:
         """Until everything that was to be written is written or failed."""
@@ -62,6 +69,7 @@ class DiskWriter:
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, *self._writing, return_exceptions=True)
+        await self._node.loop.run_in_executor(self._order, self._carry_out)
         self._order.shutdown(wait=True)
         self._pool.shutdown(wait=True)
 
@@ -72,6 +80,7 @@ class DiskWriter:
             if self.failed:
                 self._skip()
             # In a thread: assigning a slab may preallocate a file.
+            await self._node.loop.run_in_executor(self._order, self._carry_out)
             while not self.failed and await self._node.loop.run_in_executor(self._order, self._start_one):
                 if len(self._writing) >= _THREADS:
                     await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
@@ -104,6 +113,7 @@ class DiskWriter:
         return True
 
     def _write(self, entry: int, record: Record, payload: memoryview) -> None:
+        self._carry_out()
         try:
             self._nvme.write(record, payload)
         except OSError:

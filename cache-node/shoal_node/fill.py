@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from shoal_core import digests, index
-from shoal_core.errors import NoSpace, NotFound, ObjectChanged, ShoalError
+from shoal_core.errors import InvariantBroken, NoSpace, NotFound, ObjectChanged, ShoalError
 from shoal_core.verbs import get
 from shoal_node.objects import ObjectRecord
 from shoal_transport.origins.interface import ObjectMeta
@@ -161,9 +161,15 @@ class Filler:
                     node.counters.corrupt_pages["disk"] += 1
         except (ShoalError, asyncio.CancelledError) as error:
             with node.step() as state:
+                # Dropped while it waited, its slab may be cut in other slots by now: no such slot is no error then.
+                gone = isinstance(error, InvariantBroken) and state.is_dropped(flight.entry)
                 state.unhold(flight.entry)
-            self._failed([flight], error if isinstance(error, ShoalError) else NoSpace("the node is shutting down"))
-            return
+                if gone:
+                    state.give_back(flight.slot)
+                    flight.slot = -1
+            if not gone:
+                self._failed([flight], error if isinstance(error, ShoalError) else NoSpace("the node is shutting down"))
+                return
         except OSError:
             with node.step() as state:
                 node.counters.disk_errors["read"] += 1

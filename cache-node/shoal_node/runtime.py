@@ -12,6 +12,7 @@ import contextlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -47,12 +48,14 @@ Answer = Callable[[NodeState, list[Delivered | Exception]], T]
 class Step:
     """`with node.step() as state`. One for the whole node, as there is one lock."""
 
-    __slots__ = ("_lock", "_perform", "_state")
+    __slots__ = ("_lock", "_perform", "_state", "decided")
 
     def __init__(self, state: NodeState, perform: Callable[[list[actions.Action]], None]) -> None:
         self._lock = threading.Lock()
         self._state = state
         self._perform = perform
+        self.decided: deque[actions.TableAction] = deque()
+        """What has to be done to the disk's tables, in the order in which it was decided: filled under the lock."""
 
     def __enter__(self) -> NodeState:
         self._lock.acquire()
@@ -66,6 +69,7 @@ class Step:
             self._lock.release()
             return
         self._state.actions = []
+        self.decided.extend(action for action in pending if isinstance(action, actions.TableAction))
         self._lock.release()
         self._perform(pending)
 
@@ -88,8 +92,8 @@ class Node:
         self.origins = Origins(config.origins, retry_count_max=config.fill.retries)
         fill = config.fill
         self.filler = Filler(self, fill.concurrency, fill.range_bytes_max, fill.timeout_s)
-        self.writer = DiskWriter(self, nvme) if nvme is not None else None
         self._step = Step(state, self._perform)
+        self.writer = DiskWriter(self, nvme, self._step.decided) if nvme is not None else None
         self._flights: flight.Flights[bytes, Flight | tuple[Batch, int]] = flight.Flights()
         self._revokes = ThreadPoolExecutor(2, "shoal-revoke")
         self.addresses: list[str] = []
@@ -328,7 +332,7 @@ class Node:
                     self.loop.call_soon_threadsafe(self.filler.room_freed)
                 case actions.AssignDisk() | actions.EraseDisk() | actions.WriteDisk():
                     if self.writer is not None:
-                        self.writer.submit(action)
+                        self.writer.wake()
 
 
 def available_memory_bytes() -> int:
