@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -346,3 +347,34 @@ def test_tables_and_payloads_that_do_not_belong_together(filled: Path, restarted
     segment.write_bytes(content[BLOCK:] + content[:BLOCK])
     _, stats = restarted()
     assert brought(stats) == stats["corrupt_pages"]["disk"] > BLOCKS * 0.9
+
+
+def test_blocks_that_are_evicted_while_others_read_them(
+    in_process_node: MakeInProcess, connect: Connect, tmp_path: Path
+) -> None:
+    """Objects of many sizes, so that slabs change hands under reads that wait for them."""
+    chance = random.Random(5)
+    objects: dict[str, bytes] = {}
+    for number in range(12):
+        data = chance.randbytes(chance.choice([700, 9000, 30_000, BLOCK, 5 * BLOCK + 100, 30 * BLOCK + 5000]))
+        (tmp_path / f"object-{number}").write_bytes(data)
+        objects[f"file://{tmp_path}/object-{number}"] = data
+    nvme = [{"directory": str(tmp_path / "cache"), "budget_bytes": 6 * limits.MIB}]
+    node = in_process_node({"dram": {"budget_bytes": 6 * limits.MIB}, "nvme": nvme})
+
+    def read_on(seed: int) -> None:
+        chance, client = random.Random(seed), connect(node.address)
+        for _ in range(150):
+            url = chance.choice(list(objects))
+            if chance.random() < 0.3:
+                client.evict(url)
+            else:
+                assert client.read(url) == objects[url]
+        assert client.stats().hits["direct"] == 0
+
+    with ThreadPoolExecutor(4) as pool:
+        for reading in [pool.submit(read_on, seed) for seed in range(4)]:
+            reading.result(50)
+    stats = node.node.status()
+    assert stats["corrupt_pages"] == {"dram": 0, "disk": 0, "origin": 0}
+    assert set(stats["fills"]["file"]) == {"ok"}, "nothing went wrong on the way"

@@ -72,11 +72,13 @@ def test_killed_again_and_again(node_process: MakeProcess, connect: Connect, tmp
         with ThreadPoolExecutor(2) as pool:
             reading = [pool.submit(reader.run) for reader in readers]
             wanted = chance.randrange(5, 60)
-            waiting.until(lambda: sum(r.reads for r in readers) >= wanted or any(f.done() for f in reading), "reads")  # noqa: B023
-            assert node.status()["corrupt_pages"] == {"dram": 0, "disk": 0, "origin": 0}
-            node.kill()
-            for reader in readers:
-                reader.stop()
+            try:
+                waiting.until(lambda: sum(r.reads for r in readers) >= wanted or any(f.done() for f in reading))  # noqa: B023
+                assert node.status()["corrupt_pages"] == {"dram": 0, "disk": 0, "origin": 0}
+            finally:
+                node.kill()
+                for reader in readers:
+                    reader.stop()
             for future in reading:
                 future.result(30)
         for reader in readers:
