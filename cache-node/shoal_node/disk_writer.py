@@ -1,8 +1,9 @@
 """Writing behind: published blocks go to the disk tier when nobody is kept waiting by it.
 
 Headers and erasures happen in the order they were decided, before any later write: whoever writes first does what is
-waiting, however many threads decided it. Payloads are written by a few threads at once. A block that is evicted from DRAM before its turn is skipped and counted. A failing disk costs
-nothing but itself: after DISK_FAILURES_MAX failed writes in a row the tier is written no more, which is visible.
+waiting, however many threads decided it. Payloads are written by a few threads at once. A block that is evicted from
+DRAM before its turn is skipped and counted. A failing disk costs nothing but itself: after DISK_FAILURES_MAX failed
+writes in a row the tier is written no more, which is visible.
 """
 
 from __future__ import annotations
