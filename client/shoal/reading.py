@@ -8,8 +8,10 @@ copy is corrupt twice) is read from the origin, within the same deadline.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
+from collections.abc import Iterable
 
 from shoal.attachment import Attachment
 from shoal.grants import Grant
@@ -33,8 +35,12 @@ _TOGETHER_BYTES = 512 << 10
 
 _PARTS_AHEAD = 4
 _PART_ITEMS = 64
+_PART_BYTES = 16 << 20
 """A batch whose bytes come through the connection is asked for in parts, so many of them ahead of what was received:
 small enough that both sides work at once, large enough that a part's own cost does not show."""
+
+_COLD_PARTS = 16
+"""Read-ahead goes on for so many replies after one that had to be waited for: when it works, nothing is waited for."""
 
 _WARM_FACTOR = 4
 """While everything asked for was in the node's memory, small ranges may touch so many times more blocks at once."""
@@ -51,8 +57,8 @@ class Reading:
         self._origin = origin
         self._stats = stats
         self._said = False
-        self._cold = True
-        """Whether the last answers had to be waited for: only then is it worth naming what will be wanted next."""
+        self._cold = _COLD_PARTS
+        """Replies for which it is still worth naming what will be wanted next."""
 
     def read(self, pieces: list[Piece], deadline: float) -> dict[int, ShoalError]:
         """Complete every piece; errors by the read they belong to."""
@@ -84,7 +90,8 @@ class Reading:
         """As much as may be under way at once: one request where blocks are granted, else _PARTS_AHEAD of them."""
         terms = self._session.hello
         parts = _PARTS_AHEAD if terms is not None and not terms.grants else 1
-        return _end(pieces, start, self._request_bytes_max(), limits.BATCH_ITEMS_MAX, parts)
+        size, payload = parts * self._request_bytes_max(), parts * limits.BATCH_BYTES_MAX
+        return _end(pieces, start, size, payload, limits.BATCH_ITEMS_MAX)
 
     def _parts(self, pieces: list[Piece]) -> list[list[Piece]]:
         """One request each. Where bytes come through the connection, the node prepares one while we receive another."""
@@ -94,7 +101,7 @@ class Reading:
         parts: list[list[Piece]] = []
         start = 0
         while start < len(pieces):
-            end = _end(pieces, start, self._request_bytes_max(), _PART_ITEMS)
+            end = _end(pieces, start, self._request_bytes_max(), _PART_BYTES, _PART_ITEMS)
             parts.append(pieces[start:end])
             start = end
         return parts
@@ -137,10 +144,12 @@ class Reading:
             # Whatever fails inside, the channel is closed: replies that nobody waits for any more may still come.
             with self._session.channel(deadline) as (channel, attachment):
                 parts = self._parts(missing)
-                posted = 0
+                posted = asked = 0
                 for number, part in enumerate(parts):
                     while posted < min(len(parts), number + _PARTS_AHEAD):
-                        request = self._request(parts[posted], later, deadline)
+                        asked += len(parts[posted])
+                        following = itertools.chain(itertools.islice(missing, asked, None), later)
+                        request = self._request(parts[posted], following, deadline)
                         channel.post(get.KIND, verbs.encode(request), deadline)
                         posted += 1
                     answered += self._take(channel, attachment, part, deadline)
@@ -157,13 +166,13 @@ class Reading:
             elif isinstance(answer, get.Inline):
                 self._corrupt(piece, answer, errors, deadline)
 
-    def _request(self, part: list[Piece], later: list[Piece], deadline: float) -> get.Request:
+    def _request(self, part: list[Piece], following: Iterable[Piece], deadline: float) -> get.Request:
         numbers: dict[bytes, int] = {}
         items = [
             get.Item(numbers.setdefault(piece.info.fingerprint, len(numbers)), piece.block, piece.offset, piece.length)
             for piece in part
         ]
-        ahead = self._ahead(later, numbers) if self._cold and later else []
+        ahead = self._ahead(following, numbers) if self._cold else []
         with self._grants.lock:
             self._grants.make_room(sum(map(_block_bytes, part)))
             released, touches = self._grants.report()
@@ -187,13 +196,13 @@ class Reading:
                 self._use_grant(channel, attachment, piece, answer, deadline)
             if isinstance(answer, get.Grant | get.Inline) and answer.source != get.SOURCE_DRAM:
                 cold = True
-        self._cold = cold
+        self._cold = _COLD_PARTS if cold else max(0, self._cold - 1)
         return answered
 
-    def _ahead(self, later: list[Piece], numbers: dict[bytes, int]) -> list[get.Ahead]:
+    def _ahead(self, following: Iterable[Piece], numbers: dict[bytes, int]) -> list[get.Ahead]:
         ahead: list[get.Ahead] = []
         room = min(limits.READ_AHEAD_BYTES, self._session.hello.batch_bytes_max if self._session.hello else 0)
-        for piece in later:
+        for piece in following:
             room -= _block_bytes(piece)
             if room < 0 or len(ahead) >= 256:
                 break
@@ -335,11 +344,8 @@ def _block_bytes(piece: Piece) -> int:
     return min(info.block_size_bytes, info.size - piece.block * info.block_size_bytes)
 
 
-def _end(pieces: list[Piece], start: int, size_max: int, count_max: int, parts: int = 1) -> int:
-    """Where a request from `start` on ends: its blocks within `size_max`, its payload within a batch, at least one.
-
-    With `parts` so many times as much: what is asked for together in several requests.
-    """
+def _end(pieces: list[Piece], start: int, size_max: int, payload_max: int, count_max: int) -> int:
+    """Where a request from `start` on ends: blocks within `size_max`, ranges within `payload_max`, one at least."""
     size = payload = 0
     stop = min(len(pieces), start + count_max)
     for end in range(start, stop):
@@ -347,7 +353,7 @@ def _end(pieces: list[Piece], start: int, size_max: int, count_max: int, parts: 
         info = piece.info
         payload += piece.length
         size += min(info.block_size_bytes, info.size - piece.block * info.block_size_bytes)
-        if end > start and (size > size_max * parts or payload > limits.BATCH_BYTES_MAX * parts):
+        if end > start and (size > size_max or payload > payload_max):
             return end
     return stop
 
