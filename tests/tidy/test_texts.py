@@ -55,7 +55,7 @@ def test_the_lock_has_every_dependency_of_the_project() -> None:
     for group in (*project["project"]["optional-dependencies"].values(), *project["dependency-groups"].values()):
         named += [item for item in group if isinstance(item, str)]
     locked = {pin.split("==")[0] for pin in _pins("requirements.lock")}
-    assert {re.split(r"[\[<>=~! ]", name)[0] for name in named} - locked == set()
+    assert {re.split(r"[\[<>=~!; ]", name)[0] for name in named} - locked == set()
 
 
 def test_the_changelog_has_a_place_for_what_is_new() -> None:
