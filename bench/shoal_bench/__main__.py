@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 import sys
+import traceback
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from shoal_bench.report import Report
 
 MODULES = {
     "shared_memory": "warm 4 MiB blocks over shared memory",
-    "tcp_large": "warm 4 MiB blocks over TCP",
+    "tcp": "warm 4 MiB blocks over TCP",
     "small_reads": "batches of 256 reads of 4 KiB and 64 KiB",
     "nvme_tier": "the disk tier alone, beside O_DIRECT",
     "disk_read": "a client's read of blocks that are on disk only",
@@ -42,13 +43,20 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there too")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a result")
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.names if name not in MODULES]
+    names = [name.replace("-", "_") for name in arguments.names]
+    unknown = [name for name in names if name not in MODULES]
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(MODULES)}")
     report = Report(quick=arguments.quick)
-    for name in arguments.names or MODULES:
+    failed = False
+    for name in names or MODULES:
         report.say(f"[bold]{name}[/bold]: {MODULES[name]}")
-        importlib.import_module(f"shoal_bench.{name}").run(report)
+        try:
+            importlib.import_module(f"shoal_bench.{name}").run(report)
+        except Exception as error:  # the others' rows are worth having
+            traceback.print_exc()
+            report.note(f"{name} FAILED: {error}")
+            failed = True
     date = dt.datetime.now(dt.UTC).date()
     command = shlex.join(["python", "-m", "shoal_bench", *sys.argv[1:]])
     report.print(f"{command}\n{machine()}, {date}{', quick' if arguments.quick else ''}")
@@ -58,7 +66,7 @@ def main() -> int:
         )
     if report.missed:
         print(f"{len(report.missed)} targets missed", file=sys.stderr)
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -93,11 +93,11 @@ class Report:
 
     def say(self, text: str) -> None:
         """Progress."""
-        self._console.print(f"[dim]{time.monotonic() - self._begin:6.1f} s[/dim]  {text}")
+        self._console.print(f"[dim]{time.monotonic() - self._begin:6.1f} s[/dim]  {text}", soft_wrap=True)
 
     def print(self, heading: str) -> None:
         """The table, on stdout, as wide as it needs to be."""
-        console = Console(width=150 if not sys.stdout.isatty() else None, highlight=False)
+        console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
         table = Table(title=heading, title_justify="left", title_style="bold")
         for name, side in (
             ("question", "left"), ("ours", "right"), ("reference", "right"), ("unit", "left"),
