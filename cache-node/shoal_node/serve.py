@@ -280,7 +280,8 @@ class Session:
                 continue
             entry, source = outcome
             if may_grant and state.leases.may_grant(client, entry):
-                items[position] = self._grant(state, client, entry, source)
+                keep = state.dram.lends(entry, source == get.SOURCE_DRAM)
+                items[position] = self._grant(state, client, entry, source, keep)
                 self._granted[source] += 1
                 self._granted_bytes[source] += item.length
                 continue
@@ -296,11 +297,11 @@ class Session:
         return items, held
 
     @staticmethod
-    def _grant(state: NodeState, client: Client, entry: int, source: int) -> get.Grant:
+    def _grant(state: NodeState, client: Client, entry: int, source: int, keep: bool) -> get.Grant:
         segment, offset = state.address(entry)
         lease = state.leases.grant(client, entry)
         size, generation = state.index.size[entry], state.index.generation[entry]
-        return get.Grant(source, segment, offset, size, entry, generation, lease)
+        return get.Grant(source, segment, offset, size, entry, generation, lease, keep)
 
     def _unhold(self, held: list[tuple[int, HeldBlock]]) -> None:
         with self._node.step() as state:

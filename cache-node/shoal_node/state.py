@@ -139,6 +139,7 @@ class NodeState:
             if fits and (slot := tier.take(space, size)) is not None:
                 self._unpublished += 1
                 self._grow_ahead()
+                self._revoke_blocked()
                 return slot
             if fits and self._grow():
                 self.room_wanted = True

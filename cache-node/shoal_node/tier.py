@@ -85,6 +85,10 @@ class Tier:
     def touch(self, entry: int, count: int = 1) -> None:
         self._policy_of(self._slots[entry]).touch(entry, count)
 
+    def lends(self, entry: int, hit: bool) -> bool:
+        """Whether a lease on the entry leaves the order of eviction as it is: always so while nothing has to go."""
+        return not self.evictions or (hit and self._policy_of(self._slots[entry]).keeps(entry))
+
     def remove(self, entry: int, evicted_hash: int | None = None) -> int:
         """Forget the entry here; its slot, still taken, is the caller's to free.
 

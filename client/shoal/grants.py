@@ -177,6 +177,15 @@ class Grants:
             released.append((entry, lease))
         return released, busy
 
+    def give_back_soon(self, grant: Grant) -> None:
+        """With the next report, unless somebody looks at it then."""
+        self._asked.append(grant)
+
+    @property
+    def to_report(self) -> bool:
+        """Whether there is anything to tell the node."""
+        return bool(self.touched or self.released) or any(not grant.live for grant in self._asked)
+
     def report(self) -> tuple[list[tuple[int, int]], list[tuple[int, int, int]]]:
         """(released, touches) since the last report; what was asked back and is idle by now is among the released."""
         if self._asked:

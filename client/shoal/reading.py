@@ -237,6 +237,8 @@ class Reading:
             grant = self._grants.add(Grant(piece.key, answer, mapping, attachment.holder))
             if grant is None:
                 return  # given back while it was under way: the piece is asked for again
+            if not answer.keep:
+                self._grants.give_back_soon(grant)
             view = self._copy_or_pin(piece, grant)
         name = get.SOURCE_NAMES[answer.source]
         self._stats.hits["shared memory" if name == "dram" else name] += 1

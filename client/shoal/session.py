@@ -184,7 +184,8 @@ def _listen(session_ref: weakref.ref[Session], attachment_ref: weakref.ref[Attac
             return  # closed: the node hears nothing more until the last view ends
         if received is not None:
             _answer(session, channel, *received)
-        active = bool(session.grants.touched or session.grants.released)
+        with session.grants.lock:
+            active = session.grants.to_report
         if active:
             session.report(time.monotonic() + 1.0)
         wait_s = limits.TOUCH_INTERVAL_S if active else _IDLE_LISTEN_S

@@ -34,6 +34,10 @@ class Policy(Protocol):
         ...
 
     def victim(self, skip: Callable[[int], bool]) -> int | None: ...
+    def keeps(self, entry: int) -> bool:
+        """Whether the entry would outlive its next turn, so that lending it out does not stand in the way."""
+        ...
+
     def oldest_s(self) -> int | None:
         """When the likely next victim was queued: the policy that answers the earliest time gives way first."""
         ...
@@ -73,6 +77,9 @@ class Pin(Timed):
 
     def victim(self, skip: Callable[[int], bool]) -> int | None:
         return None
+
+    def keeps(self, entry: int) -> bool:
+        return True
 
     def oldest_s(self) -> int | None:
         return None

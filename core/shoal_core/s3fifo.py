@@ -87,6 +87,10 @@ class S3Fifo(Timed):
                     return entry
         return None
 
+    def keeps(self, entry: int) -> bool:
+        mark = self._mark[entry]
+        return bool(mark & SECOND) or mark & COUNT > 1
+
     def oldest_s(self) -> int | None:
         return self._queued_s[self._source().tail] if len(self) else None
 

@@ -81,6 +81,9 @@ class Scan(Timed):
             held.push_last(entry)
         return None
 
+    def keeps(self, entry: int) -> bool:
+        return bool(self._mark[entry] & SECOND)
+
     def oldest_s(self) -> int | None:
         if not len(self):
             return None

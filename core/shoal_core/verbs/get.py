@@ -54,6 +54,9 @@ class Grant(msgspec.Struct, array_like=True, frozen=True, tag=0, gc=False):
     generation: int
     lease: int
     """Rises with each grant of this connection's client; names this one when it is given back."""
+    keep: bool = True
+    """Worth holding while it is idle. If not, it is to go back with the next message: the block is about to be evicted,
+    and a lease on it would make others go in its place."""
 
 
 class Inline(msgspec.Struct, array_like=True, frozen=True, tag=1, gc=False):
