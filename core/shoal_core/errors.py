@@ -10,10 +10,16 @@ Each class has one wire code; a code that this version does not know arrives as 
 from __future__ import annotations
 
 
+_CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), 127)}
+
+
 class ShoalError(Exception):
-    """Base of all. `str(error)` is one line that names the URL, field or file."""
+    """Base of all. `str(error)` is one line that names the URL, field or file, whatever characters are in its name."""
 
     code = 1
+
+    def __str__(self) -> str:
+        return super().__str__().translate(_CONTROL)
 
 
 class ConfigError(ShoalError, ValueError):
