@@ -23,9 +23,12 @@ class ShoalError(Exception):
 
 
 class ConfigError(ShoalError, ValueError):
-    """A configuration file, field or directory cannot be used as given."""
+    """A configuration file, field or directory cannot be used as given. May go on for lines, to say what to write."""
 
     code = 2
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
 
 
 class BadRequest(ShoalError, ValueError):
