@@ -70,12 +70,11 @@ class DramLayout:
 
     def charge_dram(self, slots: int, slot_bytes: int) -> bool:
         """Whether the index of a slab of DRAM slots fits; then it is charged. Negative: given back."""
-        # The first digest is within INDEX_ENTRY_BYTES; a 4 MiB block has 63 more, 0.012 % of its payload.
-        return self._charge(slots * (limits.INDEX_ENTRY_BYTES + _digest_stride(slot_bytes) - limits.DIGEST_BYTES))
+        return self._charge(_dram_index_bytes(slots, slot_bytes))
 
     def charge_disk(self, slots: int, slot_bytes: int) -> bool:
         """The same for a slab of disk slots: up to half of the budget, so that a large disk leaves DRAM its memory."""
-        size = slots * limits.INDEX_ENTRY_BYTES
+        size = _disk_index_bytes(slots, slot_bytes)
         return (size < 0 or self.index_bytes + size <= self.budget_bytes // 2) and self._charge(size)
 
     def locate(self, slabs: Slabs, slot: int) -> tuple[int, int]:
@@ -103,6 +102,18 @@ class DramLayout:
         length = digests.page_count(size) * limits.DIGEST_BYTES
         return memoryview(self._digests[slot >> _SLAB_SHIFT])[start : start + length]
 
+    def check(self, dram: Slabs, disk: Slabs | None) -> None:
+        """Assert that what is charged is what the slabs' assignments cost; for tests and simulation."""
+        assert self.segment_bytes + self.growing_bytes + self.index_bytes <= self.budget_bytes
+        assert self.segment_bytes == dram.slab_count * self.slab_bytes
+        expected = 0
+        for slabs, cost in ((dram, _dram_index_bytes), (disk, _disk_index_bytes)):
+            for slab in range(slabs.slab_count if slabs is not None else 0):
+                if slabs is not None and (assigned := slabs.assignment(slab)) is not None:
+                    slot_bytes = slabs.classes[assigned[1]]
+                    expected += cost(self.slab_bytes // slot_bytes, slot_bytes)
+        assert self.index_bytes == expected
+
     def _charge(self, size: int) -> bool:
         if size > 0 and self.segment_bytes + self.growing_bytes + self.index_bytes + size > self.budget_bytes:
             return False
@@ -112,3 +123,12 @@ class DramLayout:
 
 def _digest_stride(slot_bytes: int) -> int:
     return digests.page_count(slot_bytes) * limits.DIGEST_BYTES
+
+
+def _dram_index_bytes(slots: int, slot_bytes: int) -> int:
+    # The first digest is within INDEX_ENTRY_BYTES; a 4 MiB block has 63 more, 0.012 % of its payload.
+    return slots * (limits.INDEX_ENTRY_BYTES + _digest_stride(slot_bytes) - limits.DIGEST_BYTES)
+
+
+def _disk_index_bytes(slots: int, _slot_bytes: int) -> int:
+    return slots * limits.INDEX_ENTRY_BYTES

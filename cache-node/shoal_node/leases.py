@@ -9,6 +9,8 @@ that count is 0.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from shoal_core import limits
 from shoal_core.index import Index
 
@@ -102,3 +104,14 @@ class Leases:
     @property
     def leased_bytes(self) -> int:
         return sum(client.leased_bytes for client in self.clients.values())
+
+    def check(self) -> None:
+        """Assert that the counts agree; for tests and simulation."""
+        held: Counter[int] = Counter()
+        for client in self.clients.values():
+            assert client.standing or not client.entries, "leases without an events connection"
+            assert client.leased_bytes == sum(self._index.size[entry] for entry in client.entries)
+            assert client.leased_bytes <= self.client_bytes_max
+            assert client.asked <= client.entries.keys()
+            held.update(client.entries.keys())
+        assert all(self._index.leases[entry] >= count for entry, count in held.items())

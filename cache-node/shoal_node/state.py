@@ -26,8 +26,8 @@ from shoal_node.tier import Tier
 
 _SLAB_SHIFT = limits.SLAB_SLOTS_MAX.bit_length() - 1
 
-_DROPPED, _QUARANTINED, _WRITING = 1, 2, 4
-"""Bits of `Index.state`: out of the table; its slot is kept from use; a write to disk is under way."""
+_DROPPED, _QUARANTINED = 1, 2
+"""Bits of `Index.state`: out of the table; its slot is kept from use."""
 
 
 class NodeState:
@@ -206,7 +206,6 @@ class NodeState:
                 self.disk_writes_skipped += 1
                 continue
             self.hold(entry)
-            self.index.state[entry] |= _WRITING
             return entry, slot
         return None
 
@@ -223,7 +222,6 @@ class NodeState:
 
     def disk_written(self, entry: int, slot: int, now_s: int) -> None:
         assert self.disk is not None
-        self.index.state[entry] &= ~_WRITING
         if self.index.state[entry] & _DROPPED:
             self.disk.slabs.free(slot)
             self.actions.append(actions.EraseDisk(slot))
@@ -234,7 +232,6 @@ class NodeState:
     def disk_failed(self, entry: int, slot: int) -> None:
         """The write failed: the block stays in DRAM only, the slot goes back."""
         assert self.disk is not None
-        self.index.state[entry] &= ~_WRITING
         self.disk.slabs.free(slot)
         self.unhold(entry)
 
@@ -388,16 +385,16 @@ class NodeState:
 
     def check(self) -> None:
         """Assert what must hold after every step; for tests and simulation, it reads everything."""
-        used = sum(self.dram.slabs.slot_bytes(s) for b in range(self.dram.slabs.slab_count) for s in self._used(b))
-        assert used == self.dram.slabs.used_bytes
-        assert self.layout.segment_bytes + self.layout.index_bytes <= self.layout.budget_bytes
+        linked = {entry for entry in self.index.linked() if not self.index.state[entry] & _DROPPED}
+        assert len(linked) == len(self.index), "the table holds entries that were dropped"
+        self.dram.check(self.index)
+        if self.disk is not None:
+            self.disk.check(self.index)
+        for entry in linked:
+            in_tier = self.index.dram_slot[entry], self.index.disk_slot[entry]
+            assert in_tier != (index.NO_SLOT, index.NO_SLOT) or self.index.leases[entry], "listed and nowhere"
+        self.layout.check(self.dram.slabs, self.disk.slabs if self.disk is not None else None)
         for number, space in enumerate(self.spaces):
-            if space.quota_bytes is not None:
-                assert self.dram.slabs.space_used_bytes(number) <= space.quota_bytes
-        for client in self.leases.clients.values():
-            assert all(self.index.leases[entry] > 0 for entry in client.entries)
-            assert client.leased_bytes == sum(self.index.size[entry] for entry in client.entries)
-            assert client.leased_bytes <= self.leases.client_bytes_max
-
-    def _used(self, slab: int) -> list[int]:
-        return list(self.dram.slabs.used_slots(slab)) if self.dram.slabs.assignment(slab) else []
+            for tier in (self.dram, self.disk) if space.quota_bytes is not None else ():
+                assert tier is None or tier.slabs.space_used_bytes(number) <= (space.quota_bytes or 0)
+        self.leases.check()

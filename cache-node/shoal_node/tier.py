@@ -64,6 +64,7 @@ class Tier:
         slab = self.slabs.assign(space, class_index, slab)
         if slab is not None:
             self._entries[slab] = array("I", [index.NONE]) * slots
+            self.policy(space, class_index)  # also if no block ever lies in it: `release_empty` looks at these
         return slab
 
     def unassign(self, slab: int) -> None:
@@ -161,6 +162,27 @@ class Tier:
     def memory_bytes(self) -> int:
         """Of the links and the way back from slots; the slabs' own tables add about 5 bytes a slot."""
         return self.links.memory_bytes + sum(len(column) * 4 for column in self._entries)
+
+    def check(self, entries: index.Index) -> None:
+        """Assert that slots, entries and orders of eviction agree; for tests and simulation."""
+        used_bytes = placed = 0
+        for slab in range(self.slabs.slab_count):
+            if self.slabs.assignment(slab) is None:
+                assert not self._entries[slab]
+                continue
+            for slot in self.slabs.used_slots(slab):
+                used_bytes += self.slabs.slot_bytes(slot)
+                entry = self._entries[slab][slot & _SLOT_MASK]
+                if entry != index.NONE:
+                    placed += 1
+                    assert self._slots[entry] == slot, "an entry and its slot name different partners"
+                    assert entries.size[entry] <= self.slabs.slot_bytes(slot)
+                    assert entries.space[entry] == (self.slabs.assignment(slab) or (None,))[0]
+            assert sum(entry != index.NONE for entry in self._entries[slab]) == len(
+                [entry for entry in self.entries(slab) if entry != index.NONE]
+            ), "an entry lies in a free slot"
+        assert used_bytes == self.slabs.used_bytes
+        assert placed == len(self), "a policy counts other entries than lie in slots"
 
     def _policy_of(self, slot: int) -> eviction.Policy:
         return self._policies[self.slabs.assignment(slot >> _SLAB_SHIFT)]  # type: ignore[index]

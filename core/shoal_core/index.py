@@ -122,16 +122,21 @@ class Index:
         """The 16-byte key of an entry in use."""
         return self.key_low[entry].to_bytes(8, "little") + self.key_high[entry].to_bytes(8, "little")
 
+    def linked(self) -> list[int]:
+        """All entries that a lookup can find; reads the whole table."""
+        return [entry for entry in self._table if entry != NONE]
+
     def _grow(self) -> None:
         start = len(self.size)
         more = max(_GROWTH, start // 8)
         if start + more >= NONE:
             raise InvariantBroken("index is full")
         for column in (
-            self.key_low, self.key_high, self.space, self.size, self.generation, self.leases, self.state,
-            self.dram_slot, self.disk_slot, self.checksum,
+            self.key_low, self.key_high, self.space, self.size, self.generation, self.leases, self.state, self.checksum,
         ):  # fmt: skip
             column.frombytes(bytes(more * column.itemsize))
+        for column in (self.dram_slot, self.disk_slot):
+            column.frombytes(NO_SLOT.to_bytes(8, "little") * more)
         self._free.extend(range(start + more - 1, start - 1, -1))
 
     def _place(self, entry: int, low: int) -> None:
