@@ -137,7 +137,9 @@ class Client:
                     grant = self._grants.by_key.get((info.fingerprint, block))
                     if grant is not None:
                         self._grants.touch(grant)
-                        part = grant.view()[inside : inside + count]
+                        part = grant.view()
+                        if count != len(part):
+                            part = part[inside : inside + count]
                         self._count_held(count)
                         return View(info.url, [part], True)
         deadline = self._deadline(deadline_s)

@@ -67,7 +67,8 @@ class Grant:
             exporter = self.mapping.exporter(self.offset, len(self.memory))
             exporter.holder = self.holder  # type: ignore[attr-defined]
             self._exporter = weakref.ref(exporter)
-        return memoryview(exporter).cast("B")[: len(self.memory)].toreadonly()
+        whole = memoryview(exporter).cast("B").toreadonly()
+        return whole if len(whole) == len(self.memory) else whole[: len(self.memory)]
 
 
 class Grants:

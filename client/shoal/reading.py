@@ -37,7 +37,8 @@ _PARTS_AHEAD = 4
 _PART_ITEMS = 64
 _PART_BYTES = 16 << 20
 """A batch whose bytes come through the connection is asked for in parts, so many of them ahead of what was received:
-small enough that both sides work at once, large enough that a part's own cost does not show."""
+small enough that both sides work at once (blocks are sent while the next are filled), large enough that a part's own
+cost does not show. What the node has in memory need not be cut by bytes."""
 
 _COLD_PARTS = 16
 """Read-ahead goes on for so many replies after one that had to be waited for: when it works, nothing is waited for."""
@@ -99,9 +100,10 @@ class Reading:
         if terms is None or terms.grants:
             return [pieces]
         parts: list[list[Piece]] = []
+        payload = _PART_BYTES if self._cold else limits.BATCH_BYTES_MAX
         start = 0
         while start < len(pieces):
-            end = _end(pieces, start, self._request_bytes_max(), _PART_BYTES, _PART_ITEMS)
+            end = _end(pieces, start, self._request_bytes_max(), payload, _PART_ITEMS)
             parts.append(pieces[start:end])
             start = end
         return parts
