@@ -135,6 +135,7 @@ def _recover(state: NodeState, nvme: NvmeTier) -> None:
             foreign += 1
             continue
         blocks += state.recovered(found.key, space, found.size, found.checksum, found.slot, found.filled_at_s)
+    state.disk.recovered()
     if blocks or foreign:
         log.info("disk tier: %d blocks found, %d records dropped", blocks, foreign)
 

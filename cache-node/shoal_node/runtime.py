@@ -227,8 +227,9 @@ class Node:
     @property
     def batch_bytes_max(self) -> int:
         """Bytes of one `get`: a batch is held until its last block is there, so many must fit the cache at once."""
-        block = self.config.fill.block_size_bytes
-        return max(block, min(limits.BATCH_BYTES_MAX, self.config.dram.budget_bytes // 8))
+        quotas = [space.quota_bytes // 2 for space in self.state.spaces if space.quota_bytes is not None]
+        room = min([self.config.dram.budget_bytes // 8, *quotas])
+        return max(self.config.fill.block_size_bytes, min(limits.BATCH_BYTES_MAX, room))
 
     # What the control door asks
 

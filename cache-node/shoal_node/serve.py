@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -54,6 +55,10 @@ _GRACE_S = 1.0
 """A loop call may end this long after its deadline before the session gives up on it."""
 
 
+_DESCRIPTORS_KEPT = 256
+"""Connections leave so many descriptors to segments, the disk tier and origins: without any, no miss could be filled."""
+
+
 class Reply:
     """What goes back: a body, and what travels beside it."""
 
@@ -83,6 +88,8 @@ class Server:
         self._connections: set[Connection] = set()
         self._lock = threading.Lock()
         self._closed = False
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._connections_max = min(limits.CLIENTS_MAX, max(descriptors - _DESCRIPTORS_KEPT, 1))
         self._empty_since = time.monotonic()
 
     def idle_s(self) -> float:
@@ -109,7 +116,7 @@ class Server:
     def _accept(self, listener: Listener) -> None:
         while (connection := listener.accept()) is not None:
             with self._lock:
-                full = self._closed or len(self._connections) >= limits.CLIENTS_MAX
+                full = self._closed or len(self._connections) >= self._connections_max
                 if not full:
                     self._connections.add(connection)
             if full:

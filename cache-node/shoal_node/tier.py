@@ -150,6 +150,11 @@ class Tier:
         for policy in self._policies.values():
             yield from policy.expired(now_s)
 
+    def recovered(self) -> None:
+        """All that was found at the start is inserted."""
+        for policy in self._policies.values():
+            policy.sort_births()
+
     def __len__(self) -> int:
         return sum(len(policy) for policy in self._policies.values())
 

@@ -42,6 +42,10 @@ class Policy(Protocol):
         """When the likely next victim was queued: the policy that answers the earliest time gives way first."""
         ...
 
+    def sort_births(self) -> None:
+        """To be called when entries were inserted with times out of order, before anything else is asked."""
+        ...
+
     def expired(self, now_s: int, count_max: int = 256) -> list[int]:
         """Entries older than the TTL, oldest first; the caller removes them. O(1) when there are none."""
         ...

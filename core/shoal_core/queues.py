@@ -135,6 +135,18 @@ class Timed:
                 entry = self._next_born[entry]
         return found
 
+    def sort_births(self) -> None:
+        """Oldest first again, after a recovery that found entries in the order of their slots."""
+        births = self._births
+        if births is None:
+            return
+        entries: list[int] = []
+        while births.length:
+            entries.append(births.tail)
+            births.drop(births.tail)
+        for entry in sorted(entries, key=self._born_s.__getitem__):
+            births.push(entry)
+
     def _birth(self, births: Queue, entry: int, now_s: int) -> None:
         self._born_s[entry] = now_s
         births.push(entry)
