@@ -9,7 +9,6 @@ Each class has one wire code; a code that this version does not know arrives as 
 
 from __future__ import annotations
 
-
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), 127)}
 
 
