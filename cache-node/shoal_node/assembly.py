@@ -81,6 +81,7 @@ async def running(config: NodeConfig, disk_io: FileIo | None = None) -> AsyncGen
         if config.doors.control is not None:
             await stack.enter_async_context(_control(node, config.doors.control))
         stack.push_async_callback(node.filler.close)
+        stack.callback(node.start_drain)  # readers that still ask go elsewhere
         yield RunningNode(node, server, memory)
 
 

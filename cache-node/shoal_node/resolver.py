@@ -76,7 +76,7 @@ class Resolver:
         config.check_dataset(f"dataset {request.name}", request.name, checked, node.config)
         with node.step() as state:
             new = all(space.name != request.name for space in state.spaces)
-            state.add_space(space_of(node.tenant, request.name, **msgspec.structs.asdict(checked)))
+            state.add_space(space_of(node.tenant, request.name, **msgspec.structs.asdict(checked)), node.now_s())
             declared = {space.name: space for space in state.spaces if space.url is not None}
         declared_datasets.save(node.config.state_directory, declared.values())
         return new

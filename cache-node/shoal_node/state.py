@@ -17,7 +17,7 @@ from collections import deque
 
 from shoal_core import digests, eviction, index, limits
 from shoal_core.errors import InvariantBroken
-from shoal_node import actions
+from shoal_node import actions, invariants
 from shoal_node.dram_layout import DramLayout
 from shoal_node.leases import Leases
 from shoal_node.objects import Objects
@@ -28,6 +28,9 @@ _SLAB_SHIFT = limits.SLAB_SLOTS_MAX.bit_length() - 1
 
 _DROPPED, _QUARANTINED = 1, 2
 """Bits of `Index.state`: out of the table; its slot is kept from use."""
+
+_EXPIRE_MAX = 256
+"""Blocks of a pair dropped in one step, a fraction of a millisecond."""
 
 
 class NodeState:
@@ -52,6 +55,8 @@ class NodeState:
         self.room_wanted = False
         """Somebody waits for a slot: `SpaceFreed` is worth saying."""
         self._blocked: list[int] = []
+        self.over_quota: set[int] = set()
+        """Spaces whose quota was once lowered below what was in use."""
         self._unpublished = 0
         """Slots reserved and neither published nor given back."""
         self._to_disk: deque[tuple[int, int]] = deque()
@@ -62,17 +67,34 @@ class NodeState:
             self.disk = Tier(slab_bytes, disk_classes, self._policy, self.layout.charge_disk, self.index.disk_slot)
             for _ in range(disk_slab_count):
                 self.disk.add_slab()
+        self.tiers = [self.dram] if self.disk is None else [self.dram, self.disk]
 
     # Spaces
 
-    def add_space(self, space: Space) -> int:
+    def add_space(self, space: Space, now_s: int = 0) -> int:
         """Its number. A space of that name that exists keeps its blocks and takes the new settings."""
         for number, known in enumerate(self.spaces):
             if known.name == space.name:
                 self.spaces[number] = space
+                if (known.eviction, known.ttl_s) != (space.eviction, space.ttl_s):
+                    for tier in self.tiers:
+                        tier.renew(number, self.index.key_low, now_s)
+                self._shrink(number, now_s)
                 return number
         self.spaces.append(space)
         return len(self.spaces) - 1
+
+    def _shrink(self, space: int, now_s: int) -> None:
+        """Evict down to a quota that was lowered, as far as nothing is in use."""
+        quota = self.spaces[space].quota_bytes
+        for tier in self.tiers if quota is not None else ():
+            while quota is not None and tier.slabs.space_used_bytes(space) > quota:
+                victims = tier.victims(space, 1, now_s, quota, self._leased)
+                if not victims:
+                    self.over_quota.add(space)
+                    break
+                for entry in victims:
+                    self._evict(tier, entry)
 
     # DRAM arrives
 
@@ -135,7 +157,7 @@ class NodeState:
         tier = self.dram
         self._blocked.clear()
         for _ in range(8):
-            fits = quota is None or tier.slabs.space_used_bytes(space) + self._slot_bytes(tier, size) <= quota
+            fits = quota is None or tier.slabs.space_used_bytes(space) + tier.slot_bytes_for(size) <= quota
             if fits and (slot := tier.take(space, size)) is not None:
                 self._unpublished += 1
                 self._grow_ahead()
@@ -146,7 +168,7 @@ class NodeState:
                 return None
             # None now is not none at all: each attempt looks at other candidates.
             for entry in tier.victims(space, size, now_s, quota, self._leased):
-                self._evict_from_dram(entry)
+                self._evict(tier, entry)
             tier.release_empty((space, tier.slabs.class_of(size)))
         self._revoke_blocked()
         self.room_wanted = True
@@ -254,13 +276,13 @@ class NodeState:
         assert tier is not None
         for _ in range(8):
             before = tier.slabs.unassigned_count
-            fits = quota is None or tier.slabs.space_used_bytes(space) + self._slot_bytes(tier, size) <= quota
+            fits = quota is None or tier.slabs.space_used_bytes(space) + tier.slot_bytes_for(size) <= quota
             if fits and (slot := tier.take(space, size)) is not None:
                 if tier.slabs.unassigned_count != before:
                     self.actions.append(actions.AssignDisk(slot >> _SLAB_SHIFT, tier.slabs.class_of(size)))
                 return slot
             for entry in tier.victims(space, size, now_s, quota, self._leased):
-                self._evict_from_disk(entry)
+                self._evict(tier, entry)
             tier.release_empty((space, tier.slabs.class_of(size)))
         return None
 
@@ -305,9 +327,14 @@ class NodeState:
 
     def expire(self, now_s: int) -> int:
         """Drop some of what is older than its space's TTL; how many. Call again until it is none."""
-        tiers = [self.dram] + ([self.disk] if self.disk is not None else [])
-        entries = {entry for tier in tiers for entry in tier.expired(now_s)}
-        return sum(self.drop(entry, erase=True) for entry in entries)
+        count_max = _EXPIRE_MAX
+        while True:
+            found = [entry for tier in self.tiers for entry in tier.expired(now_s, count_max)]
+            dropped = sum(self.drop(entry, erase=True) for entry in dict.fromkeys(found))
+            # What was dropped before and is still leased stands first; there may be more behind it.
+            if dropped or len(found) < count_max:
+                return dropped
+            count_max *= 4
 
     def _lease_ended(self, entry: int) -> None:
         if self.index.leases[entry]:
@@ -323,19 +350,11 @@ class NodeState:
             self.index.recycle(entry)
         self._room()
 
-    def _evict_from_dram(self, entry: int) -> None:
-        slot = self.dram.remove(entry, self.index.key_low[entry])
-        self.dram.slabs.free(slot)
-        if self.index.disk_slot[entry] == index.NO_SLOT:
-            if self.disk is not None:
-                self.disk_writes_skipped += 1
-            self.index.unlink(entry)
-            self.index.recycle(entry)
-
-    def _evict_from_disk(self, entry: int) -> None:
-        assert self.disk is not None
-        self.disk.slabs.free(self.disk.remove(entry, self.index.key_low[entry]))
-        if self.index.dram_slot[entry] == index.NO_SLOT:
+    def _evict(self, tier: Tier, entry: int) -> None:
+        """Out of one tier, and out of the index when it is in no other."""
+        tier.slabs.free(tier.remove(entry, self.index.key_low[entry]))
+        if self.index.dram_slot[entry] == self.index.disk_slot[entry] == index.NO_SLOT:
+            self.disk_writes_skipped += tier is self.dram and self.disk is not None
             self.index.unlink(entry)
             self.index.recycle(entry)
 
@@ -379,22 +398,6 @@ class NodeState:
     def _policy(self, space: int, links: eviction.Links) -> eviction.Policy:
         return eviction.policy(self.spaces[space].eviction, links, self.spaces[space].ttl_s)
 
-    @staticmethod
-    def _slot_bytes(tier: Tier, size: int) -> int:
-        return tier.slabs.classes[tier.slabs.class_of(size)]
-
     def check(self) -> None:
         """Assert what must hold after every step; for tests and simulation, it reads everything."""
-        linked = {entry for entry in self.index.linked() if not self.index.state[entry] & _DROPPED}
-        assert len(linked) == len(self.index), "the table holds entries that were dropped"
-        self.dram.check(self.index)
-        if self.disk is not None:
-            self.disk.check(self.index)
-        for entry in linked:
-            in_tier = self.index.dram_slot[entry], self.index.disk_slot[entry]
-            assert in_tier != (index.NO_SLOT, index.NO_SLOT) or self.index.leases[entry], "listed and nowhere"
-        self.layout.check(self.dram.slabs, self.disk.slabs if self.disk is not None else None)
-        for number, space in enumerate(self.spaces):
-            for tier in (self.dram, self.disk) if space.quota_bytes is not None else ():
-                assert tier is None or tier.slabs.space_used_bytes(number) <= (space.quota_bytes or 0)
-        self.leases.check()
+        invariants.check(self)

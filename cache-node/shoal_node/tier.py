@@ -12,7 +12,7 @@ it. The tier knows nothing of segments, files, leases' owners or time's source.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from shoal_core import eviction, index, limits
 from shoal_core.slabs import Slabs
@@ -50,6 +50,10 @@ class Tier:
         if found is None:
             found = self._policies[space, class_index] = self._make_policy(space, self.links)
         return found
+
+    def slot_bytes_for(self, size: int) -> int:
+        """Of the smallest slot that holds `size` bytes."""
+        return self.slabs.classes[self.slabs.class_of(size)]
 
     def add_slab(self) -> int:
         self._entries.append(array("I"))
@@ -146,9 +150,20 @@ class Tier:
                     count += 1
         return count
 
-    def expired(self, now_s: int) -> Iterator[int]:
-        for policy in self._policies.values():
-            yield from policy.expired(now_s)
+    def expired(self, now_s: int, count_max: int) -> list[int]:
+        """Up to so many of each pair, oldest first."""
+        return [entry for policy in self._policies.values() for entry in policy.expired(now_s, count_max)]
+
+    def renew(self, space: int, key_hashes: array[int], now_s: int) -> None:
+        """The space's settings have changed: its blocks are queued anew, as if they had come now."""
+        for (of, class_index), old in list(self._policies.items()):
+            if of == space:
+                new = self._policies[of, class_index] = self._make_policy(space, self.links)
+                for slab in self.slabs.slabs_of(space, class_index):
+                    for entry in self.entries(slab):
+                        if entry != index.NONE:
+                            old.remove(entry)
+                            new.insert(entry, key_hashes[entry], now_s)
 
     def recovered(self) -> None:
         """All that was found at the start is inserted."""

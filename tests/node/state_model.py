@@ -126,10 +126,12 @@ class StateModel(RuleBasedStateMachine):
 
     def refused(self, number: int) -> None:
         """A refusal has a reason."""
-        _, space, _, _ = block(number)
+        space = self.state.spaces[block(number)[1]]
         busy = self.relied_on() or self.growth or self.state.layout.growing_bytes or self.state.quarantined_bytes
-        pinned = any(self.present(other) for other in range(KEY_COUNT) if block(other)[1] == 2)
-        assert busy or pinned or space in (1, 2)
+        pinned = any(
+            self.state.spaces[block(other)[1]].eviction == "pin" for other in range(KEY_COUNT) if self.present(other)
+        )
+        assert busy or pinned or space.quota_bytes is not None
 
     def present(self, number: int) -> bool:
         return self.state.lookup(block(number)[0]) != index.NONE

@@ -7,11 +7,14 @@ left behind.
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import precondition, rule
 
 from shoal_core import index
+from shoal_node.spaces import space_of
 from tests.node.state_model import KEY_COUNT, ModelClient, StateModel, block
 
 KEYS = st.integers(0, KEY_COUNT - 1)
@@ -174,6 +177,19 @@ class StateMachine(StateModel):
             assert self.state.index.find(block(number)[0]) == index.NONE
             self.carry_out()
 
+    @rule(
+        number=st.integers(0, 3),
+        eviction=st.sampled_from(["s3fifo", "epoch", "pin"]),
+        quota=st.sampled_from([None, 70_000, 200_000]),
+        ttl_s=st.sampled_from([None, None, 10]),
+    )
+    def declare(self, number: int, eviction: Any, quota: int | None, ttl_s: int | None) -> None:
+        """A space gets other settings while its blocks are there."""
+        name = self.state.spaces[number].name
+        space = space_of("tenant", name, eviction=eviction, quota_bytes=quota, ttl_s=ttl_s)
+        assert self.state.add_space(space, self.now_s) == number
+        self.carry_out()
+
     @rule(seconds=st.integers(0, 12))
     def time_passes(self, seconds: int) -> None:
         self.now_s += seconds
@@ -181,9 +197,9 @@ class StateMachine(StateModel):
             pass
         self.carry_out()
         if seconds > 10:
-            assert not [
-                n for n in range(KEY_COUNT) if block(n)[1] == 3 and self.state.index.find(block(n)[0]) != index.NONE
-            ]
+            timed = {number for number, space in enumerate(self.state.spaces) if space.ttl_s is not None}
+            known = [n for n in range(KEY_COUNT) if self.state.index.find(block(n)[0]) != index.NONE]
+            assert not [number for number in known if block(number)[1] in timed]
 
     @precondition(lambda self: self.state.disk is not None)
     @rule()
@@ -225,4 +241,4 @@ class StateMachine(StateModel):
 
 
 TestStateMachine = StateMachine.TestCase
-TestStateMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestStateMachine.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
