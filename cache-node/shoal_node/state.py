@@ -112,9 +112,8 @@ class NodeState:
     def lookup(self, key: bytes) -> int:
         """The entry whose bytes are in DRAM, or index.NONE."""
         entry = self.index.find(key)
-        if entry != index.NONE and self.index.dram_slot[entry] == index.NO_SLOT:
-            return index.NONE
-        return entry
+        in_dram = entry != index.NONE and self.index.dram_slot[entry] != index.NO_SLOT
+        return entry if in_dram else index.NONE
 
     def hold(self, entry: int) -> None:
         """A transfer lease: the slot stays while bytes are sent, written or about to be granted."""
@@ -303,8 +302,7 @@ class NodeState:
 
     def revoke_busy(self, identity: bytes, grants: list[tuple[int, int]]) -> None:
         """The client has live views: it may be asked again later."""
-        client = self.leases.clients.get(identity)
-        if client is not None:
+        if (client := self.leases.clients.get(identity)) is not None:
             client.asked.difference_update(entry for entry, _ in grants)
 
     def is_dropped(self, entry: int) -> bool:
@@ -391,8 +389,7 @@ class NodeState:
 
     def _grow_ahead(self) -> None:
         # The next segment takes a fraction of a second to make: ask while a third of the last is still unassigned.
-        layout = self.layout
-        if self.dram.slabs.unassigned_count * layout.slab_bytes * 3 < layout.segment_bytes:
+        if self.dram.slabs.unassigned_count * self.layout.slab_bytes * 3 < self.layout.segment_bytes:
             self._grow()
 
     def _policy(self, space: int, links: eviction.Links) -> eviction.Policy:
