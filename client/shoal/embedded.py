@@ -8,6 +8,7 @@ disk directory, so a second one could not start in any case. It ends LINGER_S_DE
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib.util
 import json
@@ -80,20 +81,16 @@ def configuration() -> dict[str, Any]:
     """The embedded node's configuration: defaults for this machine, overridden by $XDG_CONFIG_HOME/shoal/node.toml."""
     directory = runtime_directory()
     cache = cache_directory()
-    cache.mkdir(parents=True, exist_ok=True)
+    disk = _disk_bytes(cache)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    known = _tier_bytes(cache / "nvme")
-    disk = min(int((shutil.disk_usage(cache).free + known) * _NVME_FRACTION), _NVME_MAX_BYTES)
-    if disk > limits.GIB:
-        disk -= disk % limits.GIB  # so that other files that come and go rarely change it
     config: dict[str, Any] = {
         "node_name": f"embedded-{os.getuid()}",
         "doors": {"unix": str(directory / "node.sock")},
         "dram": {"budget_bytes": int(min(memory * _DRAM_FRACTION, _DRAM_MAX_BYTES))},
-        "state_directory": str(cache),
+        "state_directory": str(cache) if disk is not None else None,
         "linger_s": limits.LINGER_S_DEFAULT,
     }
-    if disk >= 256 * limits.MIB:
+    if disk is not None and disk >= 256 * limits.MIB:
         config["nvme"] = [{"directory": str(cache / "nvme"), "budget_bytes": disk}]
     return _overridden(config)
 
@@ -173,9 +170,13 @@ def _answers() -> bool:
 
 def _private_directory(path: Path) -> Path:
     """Made for this user alone; refused if it is anybody else's, because who owns it owns what we read."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.stat()
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found, link = path.stat(), path.lstat()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; SHOAL_RUNTIME_DIR can name another directory") from error
+    # A link of somebody else's could be turned to another place later.
+    if {found.st_uid, link.st_uid} != {os.getuid()} or stat.S_IMODE(found.st_mode) & 0o077:
         raise ConfigError(f"{path}: must belong to this user and be closed to others (mode 0700)")
     return path
 
@@ -189,6 +190,23 @@ def _lock(descriptor: int, deadline: float) -> None:
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded("another process is starting the embedded node and does not end") from None
             time.sleep(_POLL_S)
+
+
+def _disk_bytes(cache: Path) -> int | None:
+    """What the disk tier may take in the cache directory; None where nothing can be kept there."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        if not os.access(cache, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        size = min(int((shutil.disk_usage(cache).free + _tier_bytes(cache / "nvme")) * _NVME_FRACTION), _NVME_MAX_BYTES)
+    except OSError as error:
+        log.warning(
+            "the embedded node keeps nothing over its end: %s: %s; SHOAL_CACHE_DIR can name another directory",
+            cache, error.strerror,
+        )  # fmt: skip
+        return None
+    # In whole GiB, so that other files that come and go rarely change it.
+    return size - size % limits.GIB if size > limits.GIB else size
 
 
 def _tier_bytes(path: Path) -> int:
