@@ -38,13 +38,15 @@ _PART_ITEMS = 64
 _PART_BYTES = 16 << 20
 """A batch whose bytes come through the connection is asked for in parts, so many of them ahead of what was received:
 small enough that both sides work at once (blocks are sent while the next are filled), large enough that a part's own
-cost does not show. What the node has in memory need not be cut by bytes."""
+cost does not show."""
 
 _COLD_PARTS = 16
 """Read-ahead goes on for so many replies after one that had to be waited for: when it works, nothing is waited for."""
 
 _WARM_FACTOR = 4
 """While everything asked for was in the node's memory, small ranges may touch so many times more blocks at once."""
+
+_OBJECTS_FOLLOWED = 1024
 
 _CORRUPT_TRIES = 2
 
@@ -58,6 +60,8 @@ class Reading:
         self._origin = origin
         self._stats = stats
         self._said = False
+        self._next: dict[bytes, int] = {}
+        """By object that was lately read block by block: the block that comes next."""
         self._cold = _COLD_PARTS
         """Replies for which it is still worth naming what will be wanted next."""
 
@@ -100,10 +104,9 @@ class Reading:
         if terms is None or terms.grants:
             return [pieces]
         parts: list[list[Piece]] = []
-        payload = _PART_BYTES if self._cold else limits.BATCH_BYTES_MAX
         start = 0
         while start < len(pieces):
-            end = _end(pieces, start, self._request_bytes_max(), payload, _PART_ITEMS)
+            end = _end(pieces, start, self._request_bytes_max(), _PART_BYTES, _PART_ITEMS)
             parts.append(pieces[start:end])
             start = end
         return parts
@@ -175,10 +178,21 @@ class Reading:
             for piece in part
         ]
         ahead = self._ahead(following, numbers) if self._cold else []
+        likely = self._likely(part[0]) if len(part) == 1 else []
         with self._grants.lock:
             self._grants.make_room(sum(map(_block_bytes, part)))
             released, touches = self._grants.report()
-        return get.Request(list(numbers), items, ahead, _milliseconds(deadline), False, released, touches)
+        return get.Request(list(numbers), items, ahead, _milliseconds(deadline), False, released, touches, likely)
+
+    def _likely(self, piece: Piece) -> list[get.Ahead]:
+        """What comes next, for a reader who asked for the block before this one the last time."""
+        fingerprint, block = piece.key
+        goes_on = self._next.get(fingerprint) == block
+        if len(self._next) > _OBJECTS_FOLLOWED:
+            self._next.clear()
+        self._next[fingerprint] = block + 1
+        count = min(limits.LIKELY_BLOCKS_MAX, limits.BATCH_BYTES_MAX // piece.info.block_size_bytes)
+        return [get.Ahead(0, block + 1, count)] if goes_on else []
 
     def _take(
         self, channel: Channel, attachment: Attachment, part: list[Piece], deadline: float
@@ -198,6 +212,12 @@ class Reading:
                 self._use_grant(channel, attachment, piece, answer, deadline)
             if isinstance(answer, get.Grant | get.Inline) and answer.source != get.SOURCE_DRAM:
                 cold = True
+        for also in reply.also:
+            fingerprint = part[0].info.fingerprint
+            mapping = attachment.mapping(also.grant.segment, channel, deadline)
+            with self._grants.lock:
+                self._grants.add(Grant((fingerprint, also.block), also.grant, mapping, attachment.holder))
+            self._next[fingerprint] = also.block + 1
         self._cold = _COLD_PARTS if cold else max(0, self._cold - 1)
         return answered
 
@@ -233,8 +253,8 @@ class Reading:
         self, channel: Channel, attachment: Attachment, piece: Piece, answer: get.Grant, deadline: float
     ) -> None:
         mapping = attachment.mapping(answer.segment, channel, deadline)
-        if answer.offset + answer.length > mapping.size or piece.offset + piece.length > answer.length:
-            raise ProtocolError("get: a grant outside its segment or block")
+        if piece.offset + piece.length > answer.length:
+            raise ProtocolError("get: a grant of less than its block")
         with self._grants.lock:
             grant = self._grants.add(Grant(piece.key, answer, mapping, attachment.holder))
             if grant is None:
