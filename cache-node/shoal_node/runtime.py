@@ -153,6 +153,20 @@ class Node:
         for ahead in request.ahead:
             self._want_ahead(records[ahead.object], ahead, new)
 
+    def in_memory(
+        self, state: NodeState, records: list[ObjectRecord], likely: list[get.Ahead]
+    ) -> list[tuple[int, int, int]]:
+        """(object, block, entry) of blocks that were not asked for but are there, each run up to its first gap."""
+        found: list[tuple[int, int, int]] = []
+        for ahead in likely:
+            record = records[ahead.object]
+            for block in range(ahead.block, min(ahead.block + ahead.count, record.block_count)):
+                entry = state.lookup(keys.block_key(record.fingerprint, block))
+                if entry == index.NONE or len(found) >= limits.LIKELY_BLOCKS_MAX:
+                    break
+                found.append((ahead.object, block, entry))
+        return found
+
     def _want(
         self, record: ObjectRecord, block: int, key: bytes, waiter: tuple[Batch, int] | None, new: list[Flight]
     ) -> None:
@@ -220,7 +234,7 @@ class Node:
                     f"{records[item.object].url}: range {item.offset}+{item.length} of block {item.block} "
                     f"of {size} bytes"
                 )
-        for ahead in request.ahead:
+        for ahead in (*request.ahead, *request.likely):
             if not 0 <= ahead.object < len(records) or ahead.block < 0:
                 raise BadRequest("get: a read ahead names no object or block")
 

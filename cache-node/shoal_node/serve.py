@@ -46,6 +46,7 @@ from shoal_node import inline, inspection
 from shoal_node.batches import Delivered
 from shoal_node.inline import HeldBlock
 from shoal_node.leases import Client
+from shoal_node.objects import ObjectRecord
 from shoal_node.resolver import Resolver
 from shoal_node.runtime import Node
 from shoal_node.state import NodeState
@@ -56,7 +57,7 @@ _GRACE_S = 1.0
 
 
 _DESCRIPTORS_KEPT = 256
-"""Connections leave so many descriptors to segments, the disk tier and origins: without any, no miss could be filled."""
+"""Connections leave so many descriptors to segments, the disk tier and origins: without them no miss could be filled."""
 
 
 class Reply:
@@ -267,7 +268,25 @@ class Session:
         for position, block in held:
             items[position], view = inline.answer(request.items[position], block, checked)
             payload.append(view)
-        return Reply(get.Reply(items), payload, done=functools.partial(self._unhold, held) if held else None)
+        also = self._also(records, request.likely) if request.likely and self._connection.grants else []
+        return Reply(get.Reply(items, also), payload, done=functools.partial(self._unhold, held) if held else None)
+
+    def _also(self, records: list[ObjectRecord], likely: list[get.Ahead]) -> list[get.Also]:
+        """Grants of what is likely to be wanted next, as far as that costs nobody anything."""
+        client = self._client
+        assert client is not None
+        also: list[get.Also] = []
+        with self._node.step() as state:
+            for place, block, entry in self._node.in_memory(state, records, likely):
+                if (
+                    not client.standing
+                    or not state.leases.may_grant(client, entry)
+                    or not state.dram.lends(entry, True)
+                ):
+                    break
+                state.hold(entry)
+                also.append(get.Also(place, block, self._grant(state, client, entry, get.SOURCE_DRAM, keep=True)))
+        return also
 
     def _items(
         self, request: get.Request, state: NodeState, outcomes: list[Delivered | Exception]

@@ -21,6 +21,7 @@ import weakref
 from collections import deque
 from typing import Any
 
+from shoal_core.errors import ProtocolError
 from shoal_core.verbs import get
 from shoal_transport.mapping import Mapping
 
@@ -45,6 +46,8 @@ class Grant:
         self.mapping = mapping
         self.holder = holder
         """What keeps the lease: it goes with every view."""
+        if answer.offset < 0 or answer.offset + answer.length > mapping.size:
+            raise ProtocolError("get: a grant outside its segment")
         self.offset = answer.offset
         self.memory = mapping.memory[answer.offset : answer.offset + answer.length]
         self.entry = answer.entry

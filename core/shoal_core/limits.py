@@ -45,6 +45,9 @@ BATCH_ITEMS_MAX = 4096
 BATCH_BYTES_MAX = 64 * MIB
 """What a client asks for in one `get`: enough to amortise the round trip, little enough to bound a retry."""
 
+LIKELY_BLOCKS_MAX = 32
+"""Blocks granted beyond what was asked for, to a reader who goes through an object: a message each is saved."""
+
 READ_AHEAD_BYTES = 64 * MIB
 """How far behind the current batch of a long read the node is asked to fill already."""
 

@@ -314,3 +314,21 @@ def test_what_is_cached_is_told(near: Client, url: str) -> None:
     assert near.inspect([url])[0].block_count == 0
     stats = near.node_stats()
     assert stats["fill_bytes"] == SIZE
+
+
+def test_who_reads_block_by_block_asks_once_for_many(node: InProcessNode, near: Client, url: str) -> None:
+    near.read(url)
+    with shoal.connect(node.address) as second:
+        for block in range(5):
+            with second.view(url, block * BLOCK, BLOCK) as view:
+                assert view.memory == CONTENT[block * BLOCK : (block + 1) * BLOCK]
+        # The first two were asked for; the rest came with the second.
+        assert node.node.counters.reads["shared_memory"][0] == 2
+        assert leases(node) == 12
+        assert second.evict(url) == 6
+
+
+def test_what_is_not_in_memory_is_not_fetched_on_suspicion(node: InProcessNode, near: Client, url: str) -> None:
+    for block in (0, 1, 2):
+        near.read(url, block * BLOCK, 10)
+    assert node.node.counters.fill_bytes == 3 * BLOCK

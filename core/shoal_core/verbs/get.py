@@ -41,6 +41,8 @@ class Request(msgspec.Struct, array_like=True, frozen=True):
     released: list[tuple[int, int]] = []
     touches: list[tuple[int, int, int]] = []
     """As in `release`: they ride on the next message."""
+    likely: list[Ahead] = []
+    """Blocks that a reader who goes on like this wants next: granted as well if they are in memory, never filled."""
 
 
 class Grant(msgspec.Struct, array_like=True, frozen=True, tag=0, gc=False):
@@ -83,5 +85,13 @@ class Failed(msgspec.Struct, array_like=True, frozen=True, tag=3, gc=False):
 Answer = Grant | Inline | Bypass | Failed
 
 
+class Also(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    object: int
+    block: int
+    grant: Grant
+
+
 class Reply(msgspec.Struct, array_like=True, frozen=True):
     items: list[Answer]
+    also: list[Also] = []
+    """Of what was likely: a message saved for each."""
