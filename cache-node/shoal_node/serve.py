@@ -57,7 +57,7 @@ _GRACE_S = 1.0
 
 
 _DESCRIPTORS_KEPT = 256
-"""Connections leave so many descriptors to segments, the disk tier and origins: without them no miss could be filled."""
+"""Connections leave so many descriptors to segments, the disk tier and origins: else no miss could be filled."""
 
 
 class Reply:
