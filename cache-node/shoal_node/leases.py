@@ -10,6 +10,7 @@ that count is 0.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from shoal_core import limits
 from shoal_core.index import Index
@@ -93,6 +94,16 @@ class Leases:
         for entry in entries:
             self._index.leases[entry] -= 1
         return entries
+
+    def ask_back(self, entries: Iterable[int]) -> dict[bytes, list[tuple[int, int]]]:
+        """(entry, lease) of who holds these, by client, each that was not asked for already; from now on it is."""
+        wanted: dict[bytes, list[tuple[int, int]]] = {}
+        for entry in entries:
+            for identity, client in self.holders(entry):
+                if entry not in client.asked:
+                    client.asked.add(entry)
+                    wanted.setdefault(identity, []).append((entry, client.entries[entry]))
+        return wanted
 
     def holders(self, entry: int) -> list[tuple[bytes, Client]]:
         return [(identity, client) for identity, client in self.clients.items() if entry in client.entries]

@@ -335,19 +335,22 @@ class Node:
             segment.close()
 
     def _perform(self, pending: list[actions.Action]) -> None:
+        asked_back: dict[bytes, list[tuple[int, int]]] = {}
         for action in pending:
             match action:
                 case actions.Grow(size):
                     self.loop.call_soon_threadsafe(self.loop.run_in_executor, None, self.grow, size)
                 case actions.Revoke(client, grants):
-                    send = self.events.get(client)
-                    if send is not None:
-                        self._revokes.submit(send, grants)
+                    asked_back.setdefault(client, []).extend(grants)
                 case actions.SpaceFreed():
                     self.loop.call_soon_threadsafe(self.filler.room_freed)
                 case actions.AssignDisk() | actions.EraseDisk() | actions.WriteDisk():
                     if self.writer is not None:
                         self.writer.wake()
+        for client, grants in asked_back.items():
+            if (send := self.events.get(client)) is not None:
+                for start in range(0, len(grants), limits.REVOKE_BATCH_MAX):
+                    self._revokes.submit(send, grants[start : start + limits.REVOKE_BATCH_MAX])
 
 
 def available_memory_bytes() -> int:

@@ -56,7 +56,7 @@ class NodeState:
         """Somebody waits for a slot: `SpaceFreed` is worth saying."""
         self._blocked: list[int] = []
         self.over_quota: set[int] = set()
-        """Spaces whose quota was once lowered below what was in use."""
+        """Spaces whose quota was lowered below what is in use."""
         self._unpublished = 0
         """Slots reserved and neither published nor given back."""
         self._to_disk: deque[tuple[int, int]] = deque()
@@ -79,22 +79,22 @@ class NodeState:
                 if (known.eviction, known.ttl_s) != (space.eviction, space.ttl_s):
                     for tier in self.tiers:
                         tier.renew(number, self.index.key_low, now_s)
-                self._shrink(number, now_s)
+                self._shrink(number)
                 return number
         self.spaces.append(space)
         return len(self.spaces) - 1
 
-    def _shrink(self, space: int, now_s: int) -> None:
-        """Evict down to a quota that was lowered, as far as nothing is in use."""
+    def _shrink(self, space: int) -> None:
+        """Evict down to a quota that was lowered. What is in use is asked back, and follows as leases end."""
         quota = self.spaces[space].quota_bytes
-        for tier in self.tiers if quota is not None else ():
-            while quota is not None and tier.slabs.space_used_bytes(space) > quota:
-                victims = tier.victims(space, 1, now_s, quota, self._leased)
-                if not victims:
-                    self.over_quota.add(space)
-                    break
+        self._blocked.clear()
+        for tier in self.tiers:
+            while tier.exceeds(space, quota) and (victims := tier.victims(space, 1, 0, quota, self._leased)):
                 for entry in victims:
                     self._evict(tier, entry)
+        over = any(tier.exceeds(space, quota) for tier in self.tiers)
+        (self.over_quota.add if over else self.over_quota.discard)(space)
+        self._ask_back(self._blocked)
 
     # DRAM arrives
 
@@ -125,10 +125,9 @@ class NodeState:
 
     def touch(self, entry: int, generation: int, count: int) -> None:
         if self.index.generation[entry] == generation and not self.index.state[entry] & _DROPPED:
-            if self.index.dram_slot[entry] != index.NO_SLOT:
-                self.dram.touch(entry, count)
-            if self.disk is not None and self.index.disk_slot[entry] != index.NO_SLOT:
-                self.disk.touch(entry, count)
+            for tier in self.tiers:
+                if entry in tier:
+                    tier.touch(entry, count)
 
     def hit(self, entry: int) -> None:
         """A block that `lookup` just found was asked for."""
@@ -160,7 +159,7 @@ class NodeState:
             if fits and (slot := tier.take(space, size)) is not None:
                 self._unpublished += 1
                 self._grow_ahead()
-                self._revoke_blocked()
+                self._ask_back(self._blocked)
                 return slot
             if fits and self._grow():
                 self.room_wanted = True
@@ -169,7 +168,7 @@ class NodeState:
             for entry in tier.victims(space, size, now_s, quota, self._leased):
                 self._evict(tier, entry)
             tier.release_empty((space, tier.slabs.class_of(size)))
-        self._revoke_blocked()
+        self._ask_back(self._blocked)
         self.room_wanted = True
         return None
 
@@ -320,6 +319,7 @@ class NodeState:
             self.disk.slabs.free(slot)
             if erase:
                 self.actions.append(actions.EraseDisk(slot))
+        self._ask_back([entry] if self.index.leases[entry] else [])
         self._lease_ended(entry)
         return True
 
@@ -339,13 +339,14 @@ class NodeState:
             return
         if self.index.state[entry] & _DROPPED:
             if self.index.dram_slot[entry] != index.NO_SLOT:
-                quarantined = self.index.state[entry] & _QUARANTINED
                 slot = self.dram.remove(entry)
-                if quarantined:
+                if self.index.state[entry] & _QUARANTINED:
                     self.quarantined_bytes += self.dram.slabs.slot_bytes(slot)
                 else:
                     self.dram.slabs.free(slot)
             self.index.recycle(entry)
+        if self.index.space[entry] in self.over_quota:
+            self._shrink(self.index.space[entry])
         self._room()
 
     def _evict(self, tier: Tier, entry: int) -> None:
@@ -364,14 +365,9 @@ class NodeState:
             return True
         return False
 
-    def _revoke_blocked(self) -> None:
-        """Ask the clients whose leases stood in the way, each for what it was not asked for already."""
-        wanted: dict[bytes, list[tuple[int, int]]] = {}
-        for entry in dict.fromkeys(self._blocked[: limits.REVOKE_BATCH_MAX]):
-            for identity, client in self.leases.holders(entry):
-                if entry not in client.asked:
-                    client.asked.add(entry)
-                    wanted.setdefault(identity, []).append((entry, client.entries[entry]))
+    def _ask_back(self, entries: list[int]) -> None:
+        """Whoever holds leases on these is to give them back."""
+        wanted = self.leases.ask_back(dict.fromkeys(entries[: limits.REVOKE_BATCH_MAX]))
         self.actions += [actions.Revoke(identity, grants) for identity, grants in wanted.items()]
 
     def _room(self) -> None:
@@ -381,11 +377,10 @@ class NodeState:
 
     def _grow(self) -> bool:
         """Whether more memory is on its way, so that evicting would be premature."""
-        layout = self.layout
-        if not layout.growing_bytes and (size := layout.next_segment_bytes()):
-            layout.growing_bytes = size
+        if not self.layout.growing_bytes and (size := self.layout.next_segment_bytes()):
+            self.layout.growing_bytes = size
             self.actions.append(actions.Grow(size))
-        return bool(layout.growing_bytes)
+        return bool(self.layout.growing_bytes)
 
     def _grow_ahead(self) -> None:
         # The next segment takes a fraction of a second to make: ask while a third of the last is still unassigned.

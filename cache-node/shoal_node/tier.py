@@ -110,6 +110,13 @@ class Tier:
         self._entries[slot >> _SLAB_SHIFT][slot & _SLOT_MASK] = index.NONE
         return slot
 
+    def exceeds(self, space: int, quota_bytes: int | None) -> bool:
+        """Whether a space has more than its quota here."""
+        return quota_bytes is not None and self.slabs.space_used_bytes(space) > quota_bytes
+
+    def __contains__(self, entry: int) -> bool:
+        return self._slots[entry] != index.NO_SLOT
+
     def take(self, space: int, size: int) -> int | None:
         """A slot for `size` bytes if one is free or a slab can be assigned; evicts nothing."""
         class_index = self.slabs.class_of(size)
