@@ -113,7 +113,8 @@ def test_a_dataset_larger_than_the_cache(
     assert room <= (16 if disk else 8) * limits.MIB
     assert shares[0] == 0
     if eviction == "epoch":
-        assert min(shares[1:]) >= 0.9 * room / (len(items) * BLOCK), shares
+        # The disk, written behind, may be full only after the second epoch.
+        assert min(shares[2 if disk else 1 :]) >= 0.9 * room / (len(items) * BLOCK), shares
         assert room > (13 if disk else 6) * limits.MIB, "and the cache is full"
 
 
