@@ -9,7 +9,7 @@ from shoal.objects import KnownObjects, ObjectInfo, from_wire
 from shoal.origin_fallback import OriginReader
 from shoal.session import Session
 from shoal_core import limits
-from shoal_core.errors import NodeGone, NotFound, ObjectChanged, ShoalError
+from shoal_core.errors import BadRequest, NodeGone, NotFound, ObjectChanged, ShoalError
 from shoal_core.errors import from_wire as error_from_wire
 from shoal_core.verbs import resolve
 
@@ -34,7 +34,12 @@ class Resolution:
             if info is not None:
                 found[url] = info
             elif isinstance(url, str):
-                unknown.append(url)
+                try:
+                    url.encode()
+                except UnicodeEncodeError:
+                    found[url] = BadRequest(f"{url!r} is not valid Unicode")
+                else:
+                    unknown.append(url)
         for start in range(0, len(unknown), limits.BATCH_ITEMS_MAX):
             part = unknown[start : start + limits.BATCH_ITEMS_MAX]
             found.update(zip(part, self._ask(part, deadline), strict=True))

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from shoal_core import frame
-from shoal_core.errors import ProtocolError, ShoalError, from_wire, to_wire
+from shoal_core.errors import BadRequest, ProtocolError, ShoalError, from_wire, to_wire
 from shoal_core.verbs import (
     complain,
     dataset,
@@ -49,8 +49,11 @@ _failure = msgspec.msgpack.Decoder(Failure)
 
 
 def encode(body: Any) -> bytes:
-    """msgpack of one request or reply."""
-    return _encoder.encode(body)
+    """msgpack of one request or reply. BadRequest for text that is none: a lone surrogate, from a file's odd name."""
+    try:
+        return _encoder.encode(body)
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"{error.object!r:.200} is not valid Unicode") from None
 
 
 def decode_request(kind: int, body: bytes) -> Any:
@@ -80,7 +83,7 @@ def decode_reply(kind: int, header: frame.Header, body: bytes) -> Any:
 def failure(error: BaseException) -> bytes:
     """Body of the error reply for `error`."""
     code, text = to_wire(error)
-    return _encoder.encode(Failure(code, text[:2000]))
+    return _encoder.encode(Failure(code, text[:2000].encode(errors="backslashreplace").decode()))
 
 
 def name(kind: int) -> str:
