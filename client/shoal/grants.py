@@ -89,8 +89,8 @@ class Grants:
         """Given back here, not yet reported."""
         self._holder: object = None
         self._order: deque[Grant] = deque()
-        self._asked: list[Grant] = []
-        """To be given back as soon as their views have ended."""
+        self._asked: dict[Grant, None] = {}
+        """To be given back as soon as their views have ended; asked for again and again, each is here once."""
         self._gets: dict[int, None] = {}
         """Requests under way that may bring grants, oldest first."""
         self._get_count = 0
@@ -172,7 +172,7 @@ class Grants:
             grant = self._by_entry.get(entry)
             if grant is not None and grant.live:
                 busy.append((entry, lease))
-                self._asked.append(grant)
+                self._asked[grant] = None
                 continue
             if grant is not None:
                 lease = max(lease, grant.lease)
@@ -183,7 +183,7 @@ class Grants:
 
     def give_back_soon(self, grant: Grant) -> None:
         """With the next report, unless somebody looks at it then."""
-        self._asked.append(grant)
+        self._asked[grant] = None
 
     @property
     def to_report(self) -> bool:
@@ -192,13 +192,9 @@ class Grants:
 
     def report(self) -> tuple[list[tuple[int, int]], list[tuple[int, int, int]]]:
         """(released, touches) since the last report; what was asked back and is idle by now is among the released."""
-        if self._asked:
-            asked, self._asked = self._asked, []
-            for grant in asked:
-                if grant.live:
-                    self._asked.append(grant)
-                else:
-                    self._forget(grant)
+        for grant in [grant for grant in self._asked if not grant.live]:
+            del self._asked[grant]
+            self._forget(grant)
         released, self.released = self.released, []
         touches = [(grant.entry, grant.generation, grant.touches) for grant in self.touched]
         for grant in self.touched:
@@ -235,7 +231,7 @@ class Grants:
         if self.by_key.get(grant.key) is grant:
             del self.by_key[grant.key]
         if grant.live:
-            self._asked.append(grant)
+            self._asked[grant] = None
         else:
             self._forget(grant)
 
