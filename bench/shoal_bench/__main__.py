@@ -8,6 +8,7 @@ import importlib
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -36,6 +37,17 @@ def machine() -> str:
     return f"{cores} cores, {model}, Linux {platform.release()}, Python {platform.python_version()}"
 
 
+def commit() -> str:
+    """Which version was measured: SHOAL_BENCH_COMMIT for an exported one, else the checkout's, with + when changed."""
+    if given := os.environ.get("SHOAL_BENCH_COMMIT"):
+        return given
+    try:
+        words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="shoal bench", description=__doc__)
     listed = "; ".join(f"{name}: {text}" for name, text in MODULES.items())
@@ -48,6 +60,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(MODULES)}")
     report = Report(quick=arguments.quick)
+    version = commit()
     failed = False
     for name in names or MODULES:
         report.say(f"[bold]{name}[/bold]: {MODULES[name]}")
@@ -59,10 +72,12 @@ def main() -> int:
             failed = True
     date = dt.datetime.now(dt.UTC).date()
     command = shlex.join(["python", "-m", "shoal_bench", *sys.argv[1:]])
-    report.print(f"{command}\n{machine()}, {date}{', quick' if arguments.quick else ''}")
+    report.print(f"{command}\n{machine()}, {date}, commit {version}{', quick' if arguments.quick else ''}")
     if arguments.json is not None:
         arguments.json.write_bytes(
-            msgspec.json.encode({"command": command, "machine": machine(), "date": str(date)} | report.as_dict())
+            msgspec.json.encode(
+                {"command": command, "machine": machine(), "date": str(date), "commit": version} | report.as_dict()
+            )
         )
     if report.missed:
         print(f"{len(report.missed)} targets missed", file=sys.stderr)
