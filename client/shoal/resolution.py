@@ -9,7 +9,7 @@ from shoal.objects import KnownObjects, ObjectInfo, from_wire
 from shoal.origin_fallback import OriginReader
 from shoal.session import Session
 from shoal_core import limits
-from shoal_core.errors import BadRequest, NodeGone, NotFound, ObjectChanged, ShoalError
+from shoal_core.errors import BadRequest, NodeGone, NotFound, ObjectChanged, ProtocolError, ShoalError
 from shoal_core.errors import from_wire as error_from_wire
 from shoal_core.verbs import resolve
 
@@ -56,9 +56,9 @@ class Resolution:
         try:
             try:
                 reply = self._session.call(resolve.KIND, request, deadline)
-            except NodeGone:
+            except (NodeGone, ProtocolError):
                 reply = self._session.call(resolve.KIND, request, deadline)
-        except NodeGone as error:
+        except (NodeGone, ProtocolError) as error:
             self._say(error)
             answers = [self._ask_origin(url, deadline) for url in urls]
             # Not fresh: the fingerprint is the node's to give, and it is asked for as soon as the node is back.
