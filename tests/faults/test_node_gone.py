@@ -373,3 +373,47 @@ def test_a_child_does_not_keep_its_dead_parents_leases(node: NodeProcess, http_o
         finally:
             os.kill(child, signal.SIGKILL)
     waiting.until(lambda: node.status()["leases"] == 0, "the child's ended with the child")
+
+
+WITHOUT_A_NODE = """
+import os, sys, time, warnings
+warnings.simplefilter("ignore")
+import shoal
+client = shoal.connect("unix:/nowhere/node.sock", deadline_s=10)
+url, other, data = sys.argv[1], sys.argv[2], open(sys.argv[3], "rb").read()
+assert client.read(url) == data
+children = []
+for number in range(3):
+    if not (pid := os.fork()):
+        code = 1
+        try:
+            assert client.read(url, 5, 100) == data[5:105]
+            assert client.read_many([(url, 1, 2), (other, 0, 7)]) == [data[1:3], data[:7]]
+            started = time.monotonic()
+            try:
+                client.read(url + "-missing")
+            except FileNotFoundError:
+                code = 0
+            if not os.fork():
+                os._exit(0 if client.read(other) == data else 3)
+            code = code or os.waitstatus_to_exitcode(os.wait()[1])
+        finally:
+            os._exit(code)
+    children.append(pid)
+codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+assert codes == [0, 0, 0], codes
+assert client.read(other) == data
+print("good")
+"""
+
+
+def test_forked_children_read_from_the_origin_as_their_parent_did(http_origin: HttpOrigin, tmp_path: Path) -> None:
+    """obstore's threads do not survive a fork; a call of it in a child would wait until the deadline."""
+    data = os.urandom(3 * BLOCK)
+    (tmp_path / "data").write_bytes(data)
+    urls = [http_origin.put("/data", data), f"file://{tmp_path}/data"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_A_NODE, *urls, str(tmp_path / "data")],
+        capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert done.stdout == "good\n", done.stderr[-3000:]
