@@ -1,4 +1,4 @@
-"""Clients in child processes: forked ones connect anew and leave the parent's leases alone, spawned ones connect too."""
+"""Clients in child processes: forked ones connect anew and leave the parent's leases alone, spawned ones too."""
 
 from __future__ import annotations
 
