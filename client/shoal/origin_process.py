@@ -2,7 +2,7 @@
 
 obstore's threads do not survive a fork, and a call in the child would never end. Such a child starts a fresh
 interpreter (this module, run) that reads in its place: one request after the other over a pipe, until the pipe ends.
-Every wait ends at the caller's deadline; a helper that is late or broken is killed, and the next request starts another.
+Every wait ends at the caller's deadline; a helper that is late or broken is killed, and the next request starts one.
 """
 
 from __future__ import annotations
