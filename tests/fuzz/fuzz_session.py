@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections import Counter
 from pathlib import Path
 
 import atheris
@@ -100,6 +101,10 @@ class Target:
         if self._count % CHECK_EVERY == 0:
             with node.step() as state:
                 state.check()
+                if not node._flights:  # a fill holds what it reads from disk
+                    held = Counter(entry for client in state.leases.clients.values() for entry in client.entries)
+                    leaked = {entry: count for entry, count in enumerate(state.index.leases) if count != held[entry]}
+                    assert not leaked, f"blocks held by nobody: {leaked}"
             offset = self._count % len(CONTENT)
             assert self.client.read(self.url, offset, 1000) == CONTENT[offset : offset + 1000]
 
