@@ -295,4 +295,36 @@ class SocketConnection:
                 start += 1
 
 
+class SocketListener:
+    """Node's end of a listening stream socket; see `interface.Listener`. A door says how it adopts a new one."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._socket = listening
+        self.closed = False
+
+    def adopt(self, sock: socket.socket) -> SocketConnection:
+        """The connection over a socket that was just accepted."""
+        raise NotImplementedError
+
+    def accept(self) -> SocketConnection | None:
+        while not self.closed:
+            try:
+                sock, _ = self._socket.accept()
+            except OSError:
+                if self.closed:
+                    break
+                time.sleep(0.05)  # out of descriptors: one more moment, not a spin
+                continue
+            return self.adopt(sock)
+        return None
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._socket.close()
+
+
 assert _SCRATCH_BYTES >= frame.HEADER_BYTES and limits.CLIENTS_MAX * _SCRATCH_BYTES <= limits.GIB

@@ -10,7 +10,7 @@ import socket
 import time
 
 from shoal_core.errors import ConfigError, DeadlineExceeded, NodeGone
-from shoal_transport.stream_socket import SocketChannel, SocketConnection
+from shoal_transport.stream_socket import SocketChannel, SocketConnection, SocketListener
 
 DOOR = "tcp"
 
@@ -45,38 +45,19 @@ def connect(address: str, deadline: float) -> SocketChannel:
     return SocketChannel(sock, DOOR, address)
 
 
-class TcpListener:
+class TcpListener(SocketListener):
     """Listens at "host:port" (port 0: any); see `interface.Listener`."""
 
     def __init__(self, address: str) -> None:
         host, port = split(address)
         try:
-            self._socket = socket.create_server((host, port), backlog=512)
+            listening = socket.create_server((host, port), backlog=512)
         except OSError as error:
             raise ConfigError(f"doors.tcp: cannot listen at {address}: {error.strerror or error}") from error
-        host, port = self._socket.getsockname()[:2]
+        host, port = listening.getsockname()[:2]
         self.address = f"tcp:{host}:{port}"
-        self._closed = False
+        super().__init__(listening)
 
-    def accept(self) -> SocketConnection | None:
-        while not self._closed:
-            try:
-                sock, _ = self._socket.accept()
-            except OSError:
-                if self._closed:
-                    break
-                time.sleep(0.05)  # out of descriptors: one more moment, not a spin
-                continue
-            _tune(sock)
-            return SocketConnection(sock, DOOR, grants=False)
-        return None
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self._socket.close()
+    def adopt(self, sock: socket.socket) -> SocketConnection:
+        _tune(sock)
+        return SocketConnection(sock, DOOR, grants=False)

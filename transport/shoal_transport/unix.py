@@ -18,7 +18,7 @@ import time
 from collections.abc import Generator
 
 from shoal_core.errors import ConfigError, DeadlineExceeded, NodeGone
-from shoal_transport.stream_socket import SocketChannel, SocketConnection
+from shoal_transport.stream_socket import SocketChannel, SocketConnection, SocketListener
 
 DOOR = "unix"
 _PROBE_S = 1.0
@@ -41,52 +41,39 @@ def connect(path: str, deadline: float) -> SocketChannel:
     return SocketChannel(sock, DOOR, path)
 
 
-class UnixListener:
+class UnixListener(SocketListener):
     """Listens at a path; see `interface.Listener`."""
 
     def __init__(self, path: str, mode: int = 0o600) -> None:
         self.address = f"unix:{path}"
         self._path = path
-        self._closed = False
         if len(os.fsencode(path)) > 107:
             raise ConfigError(f"doors.unix: {path!r} is longer than the 107 bytes a socket path may have")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
             with _turn(os.path.dirname(path) or "."):
                 _remove_stale(path)
-                self._socket.bind(path)
+                listening.bind(path)
                 os.chmod(path, mode)
-                self._socket.listen(512)
+                listening.listen(512)
             self._inode = os.lstat(path).st_ino
         except ConfigError:
-            self._socket.close()
+            listening.close()
             raise
         except OSError as error:
-            self._socket.close()
+            listening.close()
             raise ConfigError(f"doors.unix: cannot listen at {path}: {error.strerror or error}") from error
 
-    def accept(self) -> SocketConnection | None:
-        while not self._closed:
-            try:
-                sock, _ = self._socket.accept()
-            except OSError:
-                if self._closed:
-                    break
-                time.sleep(0.05)  # out of descriptors: one more moment, not a spin
-                continue
-            return SocketConnection(sock, DOOR, grants=True)
-        return None
+        super().__init__(listening)
+
+    def adopt(self, sock: socket.socket) -> SocketConnection:
+        return SocketConnection(sock, DOOR, grants=True)
 
     def close(self) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self._socket.close()
+        super().close()
         with contextlib.suppress(FileNotFoundError):
             if os.lstat(self._path).st_ino == self._inode:
                 os.unlink(self._path)
