@@ -12,12 +12,18 @@ import pytest
 from tests.support import http_origin as http_origin_module
 from tests.support import s3_server as s3_server_module
 from tests.support import skips
+from tests.support.embedded_home import embedded_home
 from tests.support.http_origin import HttpOrigin
 from tests.support.objects import make_object
 from tests.support.running_node import in_process_node, node_process
 from tests.support.s3_server import S3Server
 
-__all__ = ["in_process_node", "make_object", "node_process"]  # fixtures that live beside what they give
+__all__ = [
+    "embedded_home",
+    "in_process_node",
+    "make_object",
+    "node_process",
+]  # fixtures that live beside what they give
 
 # CI tries the same examples on each run, so that a red run can be repeated; a developer's machine goes on looking.
 hypothesis.settings.register_profile("developer", deadline=None)

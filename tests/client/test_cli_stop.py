@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,27 +15,8 @@ from tests.support.running_node import MakeProcess
 PROGRAM = [sys.executable, "-m", "shoal.cli"]
 
 
-@pytest.fixture
-def own_directories(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Directories of its own for an embedded node, short enough for a socket, and budgets that suit a test."""
-    with tempfile.TemporaryDirectory(prefix="shoal-") as directory:
-        monkeypatch.setenv("SHOAL_RUNTIME_DIR", f"{directory}/run")
-        monkeypatch.setenv("SHOAL_CACHE_DIR", f"{directory}/cache")
-        monkeypatch.setenv("XDG_CONFIG_HOME", directory)
-        settings = Path(directory, "shoal", "node.toml")
-        settings.parent.mkdir()
-        settings.write_text(
-            'dram = {budget_bytes = "64MiB"}\n'
-            f'nvme = [{{directory = "{directory}/cache/nvme", budget_bytes = 134217728}}]\n'
-        )
-        try:
-            yield Path(directory)
-        finally:
-            main(["stop"])  # a test that failed in the middle leaves no node behind
-
-
 def test_the_first_read_starts_it_and_stop_ends_it(
-    own_directories: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    embedded_home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "object").write_bytes(b"some bytes")
     assert main(["stat"]) == 1, "asking for a node must not start one"

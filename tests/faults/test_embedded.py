@@ -9,8 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,23 +30,8 @@ with shoal.connect() as client:
 
 
 @pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Directories of its own for an embedded node, and small budgets."""
-    with tempfile.TemporaryDirectory(prefix="shoal-") as directory:
-        monkeypatch.setenv("SHOAL_RUNTIME_DIR", f"{directory}/run")
-        monkeypatch.setenv("SHOAL_CACHE_DIR", f"{directory}/cache")
-        monkeypatch.setenv("XDG_CONFIG_HOME", directory)
-        settings = Path(directory, "shoal", "node.toml")
-        settings.parent.mkdir()
-        settings.write_text(
-            'dram = {budget_bytes = "64MiB"}\n'
-            f'nvme = [{{directory = "{directory}/cache/nvme", budget_bytes = "128MiB"}}]\n'
-        )
-        try:
-            yield Path(directory)
-        finally:
-            settings.unlink()  # a broken one must not keep us from stopping the node
-            main(["stop"])
+def home(embedded_home: Path) -> Path:
+    return embedded_home
 
 
 def refuses(path: Path) -> bool:
