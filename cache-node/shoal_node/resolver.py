@@ -41,7 +41,7 @@ class Resolver:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._heads: dict[tuple[int, str], asyncio.Task[ObjectMeta]] = {}
+        self._heads: dict[tuple[int, str], asyncio.Task[ObjectRecord]] = {}
         self._at_once = asyncio.Semaphore(_HEADS_AT_ONCE)
         self._listings: dict[int, _Listing] = {}
         self._cursors = itertools.count(1)
@@ -102,21 +102,21 @@ class Resolver:
             if known is not None and time.monotonic() - known[1] < limits.RESOLVE_FRESH_S:
                 return _object(wanted.url, known[0], stale=False)
             try:
-                meta = await self._head(space, url, deadline)
+                record = await self._head(space, url, deadline)
             except (OriginError, DeadlineExceeded):
                 if known is None:
                     raise
                 self._node.counters.fallbacks["stale_resolve"] += 1
                 return _object(wanted.url, known[0], stale=True)
-            return _object(wanted.url, self._remember(space, meta, fresh=True), stale=False)
+            return _object(wanted.url, record, stale=False)
         except ShoalError as error:
             return resolve.Failed(*to_wire(error))
 
-    async def _head(self, space: int, url: str, deadline: float) -> ObjectMeta:
+    async def _head(self, space: int, url: str, deadline: float) -> ObjectRecord:
         """One HEAD per URL, however many wait for it; who stops waiting strands nobody."""
         task = self._heads.get((space, url))
         if task is None:
-            task = self._heads[space, url] = self._node.loop.create_task(self._ask(url))
+            task = self._heads[space, url] = self._node.loop.create_task(self._ask(space, url))
             task.add_done_callback(lambda _: self._heads.pop((space, url), None))
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
@@ -124,10 +124,12 @@ class Resolver:
         except TimeoutError:
             raise DeadlineExceeded(f"{shown(url)}: the origin did not answer within the deadline") from None
 
-    async def _ask(self, url: str) -> ObjectMeta:
+    async def _ask(self, space: int, url: str) -> ObjectRecord:
         async with self._at_once:
             self._node.counters.origin_requests += 1
-            return await self._node.origins.head(url, timeout_s=self._node.config.fill.timeout_s)
+            meta = await self._node.origins.head(url, timeout_s=self._node.config.fill.timeout_s)
+        # Here, not by those who wait: whoever comes when this task has ended must find what it found.
+        return self._remember(space, meta, fresh=True)
 
     async def list(self, request: listing.Request) -> listing.Reply:
         """One page. A listing that nobody continues is forgotten when too many are open."""
