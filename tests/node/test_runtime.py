@@ -14,7 +14,7 @@ import pytest
 import shoal
 from shoal import errors
 from shoal_core import index, keys
-from shoal_core.verbs import complain
+from shoal_core.verbs import complain, get
 from tests.support import waiting
 from tests.support.http_origin import Fault, HttpOrigin
 from tests.support.running_node import InProcessNode, MakeInProcess
@@ -93,6 +93,24 @@ def test_who_stops_waiting_strands_nobody(
     assert http_origin.count("/data") == 1
     with node.node.step() as state:
         assert not any(held > 1 for held in state.index.leases), "who had left holds nothing"
+
+
+def test_a_batch_is_answered_at_its_deadline_with_what_there_is(
+    node: InProcessNode, client: shoal.Client, http_origin: HttpOrigin
+) -> None:
+    gate = threading.Event()
+    url = http_origin.put("/data", os.urandom(2 * BLOCK))
+    client.read(url, 0, BLOCK)
+    http_origin.fail("/data", Fault(gate=gate))
+    items = [get.Item(0, block, 0, 10) for block in (0, 1)]
+    started = time.monotonic()
+    request = get.Request([client.info(url).fingerprint], items, [], 200, False)
+    there, missing = client._session.call(get.KIND, request, waiting.deadline()).items
+    assert 0.15 < time.monotonic() - started < 3
+    assert isinstance(there, get.Grant)
+    assert isinstance(missing, get.Failed) and missing.code == errors.DeadlineExceeded.code
+    gate.set()
+    waiting.until(lambda: client.inspect([url])[0].block_count == 2, "the fill went on")
 
 
 def test_a_failed_fill_tells_everybody_and_the_next_one_tries_again(
