@@ -118,16 +118,16 @@ class Beside:
         self._call = call
         self._outcome: Any = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
 
     @property
     def running(self) -> bool:
-        return self._thread.is_alive()
+        return self.thread.is_alive()
 
     def result(self, seconds: float = 10.0) -> Any:
-        self._thread.join(seconds)
-        assert not self._thread.is_alive(), "still running"
+        self.thread.join(seconds)
+        assert not self.thread.is_alive(), "still running"
         if self._error is not None:
             raise self._error
         return self._outcome
