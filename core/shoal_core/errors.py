@@ -17,8 +17,17 @@ class ShoalError(Exception):
 
     code = 1
 
+    message = "given by name, it is printed as it is"
+    """torch looks for this name when it raises a worker's error anew in the training process: it then hands the
+    worker's traceback over as `message=`, which has many lines."""
+
+    def __init__(self, *arguments: object, message: str | None = None) -> None:
+        super().__init__(*(arguments if message is None else (message,)))
+        self._lines = message is not None
+
     def __str__(self) -> str:
-        return super().__str__().translate(_CONTROL)
+        text = super().__str__()
+        return text if self._lines else text.translate(_CONTROL)
 
 
 class ConfigError(ShoalError, ValueError):

@@ -6,12 +6,14 @@ it is leased or in transfer; a skipped entry moves to the far end of its queue, 
 `limits.VICTIM_SKIPS_MAX` of them the answer is None: not now. Asking again goes on with others.
 
 Times are whole seconds of the caller's clock and never run backwards; nothing here reads a clock. Every policy takes
-a TTL, which needs no policy of its own: what has expired is asked for apart from victims.
+a TTL, which needs no policy of its own: what has expired is asked for apart from victims. Where a reader says what it
+will read next, `with_next_use` puts that order around the policy that the space has (see `next_use`).
 """
 
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from shoal_core.next_use import Clock, NextUse
 from shoal_core.queues import Links, Timed
 from shoal_core.s3fifo import S3Fifo
 from shoal_core.scan import Scan
@@ -65,16 +67,14 @@ class Pin(Timed):
 
     def insert(self, entry: int, key_hash: int, now_s: int) -> None:
         self._length += 1
-        if self._births is not None:
-            self._birth(self._births, entry, now_s)
+        self.birth(entry, now_s)
 
     def touch(self, entry: int, count: int = 1) -> None:
         pass
 
     def remove(self, entry: int) -> None:
         self._length -= 1
-        if self._births is not None:
-            self._births.drop(entry)
+        self.forget_birth(entry)
 
     def evict(self, entry: int, key_hash: int) -> None:
         self.remove(entry)
@@ -92,3 +92,8 @@ class Pin(Timed):
 def policy(name: PolicyName, links: Links, ttl_s: int | None = None) -> Policy:
     """The policy that a space's configuration names."""
     return {"s3fifo": S3Fifo, "epoch": Scan, "pin": Pin}[name](links, ttl_s)
+
+
+def with_next_use(base: Policy, links: Links, clock: Clock) -> Policy:
+    """`base`, entries and all, inside the order by next use. What is pinned stays as it is, whoever reads it next."""
+    return NextUse(base, links, clock) if isinstance(base, S3Fifo | Scan) else base

@@ -13,6 +13,9 @@ import hashlib
 FINGERPRINT_BYTES = 16
 KEY_BYTES = 16
 
+DERIVED = "derived:"
+"""Begins the URL of an object that has no origin: it was made from others, and whoever misses it makes it again."""
+
 
 def _digest(*parts: bytes) -> bytes:
     # Length prefixes make the encoding injective: ("ab", "c") and ("a", "bc") differ.

@@ -68,6 +68,20 @@ CLIENTS_MAX = 4096
 FILLS_IN_FLIGHT_MAX = 256
 """Blocks being filled at once; bounds the memory of fills, which comes on top of the budget."""
 
+FILLS_PLANNED_MAX = 128
+"""Blocks that plans may have under way: what is asked for now always finds as many left."""
+
+PLAN_USES_MAX = 4096
+PLAN_BLOCKS_MAX = 1 << 16
+"""Of one plan; its blocks are gone through a few hundred at a time, so that reads come between."""
+
+STREAMS_MAX = 1024
+"""Loaders' streams that one space follows; who said nothing for longest goes first."""
+
+STREAM_POSITION_MAX = 1 << 62
+STREAM_WAIT_S_MAX = 1e6
+"""Beyond it a plan is an error: it would spoil the sum."""
+
 OBJECTS_REMEMBERED_MAX = 1 << 16
 """Resolved objects (URL, size, etag) a node keeps; least recently used go first; a client resolves again."""
 
@@ -100,4 +114,6 @@ assert SEGMENT_BYTES_FIRST >= SLAB_BYTES_MAX and SEGMENT_BYTES_MAX % SEGMENT_BYT
 assert BATCH_BYTES_MAX <= FRAME_PAYLOAD_BYTES_MAX and BLOCK_BYTES_MAX <= BATCH_BYTES_MAX
 # One item: its digests (at most one per page of the batch) and about 64 bytes of numbers.
 assert BATCH_ITEMS_MAX * (64 + DIGEST_BYTES) + BATCH_BYTES_MAX // PAGE_BYTES * DIGEST_BYTES < FRAME_BODY_BYTES_MAX
+assert FILLS_PLANNED_MAX < FILLS_IN_FLIGHT_MAX
+assert PLAN_USES_MAX * 128 < FRAME_BODY_BYTES_MAX
 assert REVOKE_BATCH_MAX <= LEASES_PER_CLIENT_MAX

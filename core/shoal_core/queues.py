@@ -16,6 +16,9 @@ COUNT = 3
 SECOND = 4
 """Bit of a mark: the entry is in the second queue of its policy."""
 
+KNOWN = 8
+"""Bit of a mark: the entry's next use is known, and stands where its time of queueing stood (see `next_use`)."""
+
 
 class Links:
     """Per-entry state of all policies of a tier."""
@@ -28,7 +31,7 @@ class Links:
         self.next = array("I")
         """Towards the head, the younger entry."""
         self.queued_s = array("I")
-        """When the entry came to the head of its queue; what `oldest_s` reports."""
+        """When the entry came to the head of its queue, what `oldest_s` reports; its next use where that is known."""
         self.mark = array("B")
         self.previous_born: array[int] | None = None
         self.next_born: array[int] | None = None
@@ -98,6 +101,16 @@ class Queue:
         self.tail = entry
         self.length += 1
 
+    def append(self, other: "Queue") -> None:
+        """All of another queue to the young end, in O(1); the other is not to be used any more."""
+        if not self.length:
+            self.head, self.tail = other.head, other.tail
+        elif other.length:
+            self._next[self.head] = other.tail
+            self._previous[other.tail] = self.head
+            self.head = other.head
+        self.length += other.length
+
     def drop(self, entry: int) -> None:
         previous, following = self._previous[entry], self._next[entry]
         if previous == NONE:
@@ -147,6 +160,11 @@ class Timed:
         for entry in sorted(entries, key=self._born_s.__getitem__):
             births.push(entry)
 
-    def _birth(self, births: Queue, entry: int, now_s: int) -> None:
-        self._born_s[entry] = now_s
-        births.push(entry)
+    def birth(self, entry: int, now_s: int) -> None:
+        if self._births is not None:
+            self._born_s[entry] = now_s
+            self._births.push(entry)
+
+    def forget_birth(self, entry: int) -> None:
+        if self._births is not None:
+            self._births.drop(entry)

@@ -34,6 +34,11 @@ class S3Fifo(Timed):
         return self._small.length + self._main.length
 
     def insert(self, entry: int, key_hash: int, now_s: int) -> None:
+        self.enqueue(entry, key_hash, now_s)
+        self.birth(entry, now_s)
+
+    def enqueue(self, entry: int, key_hash: int, now_s: int) -> None:
+        """`insert` without the TTL's part."""
         self._now_s = self._queued_s[entry] = now_s
         if self._ghosts is not None and self._ghosts.take(key_hash, len(self)):
             self._mark[entry] = SECOND
@@ -41,8 +46,6 @@ class S3Fifo(Timed):
         else:
             self._mark[entry] = 0
             self._small.push(entry)
-        if self._births is not None:
-            self._birth(self._births, entry, now_s)
 
     def touch(self, entry: int, count: int = 1) -> None:
         mark = self._mark[entry]
@@ -50,9 +53,12 @@ class S3Fifo(Timed):
             self._mark[entry] = mark & SECOND | min((mark & COUNT) + count, COUNT)
 
     def remove(self, entry: int) -> None:
+        self.dequeue(entry)
+        self.forget_birth(entry)
+
+    def dequeue(self, entry: int) -> None:
+        """`remove` without the TTL's part."""
         (self._main if self._mark[entry] & SECOND else self._small).drop(entry)
-        if self._births is not None:
-            self._births.drop(entry)
 
     def evict(self, entry: int, key_hash: int) -> None:
         if not self._mark[entry] & SECOND:

@@ -36,6 +36,11 @@ class Scan(Timed):
         return self._held.length + self._transit.length
 
     def insert(self, entry: int, key_hash: int, now_s: int) -> None:
+        self.enqueue(entry, key_hash, now_s)
+        self.birth(entry, now_s)
+
+    def enqueue(self, entry: int, key_hash: int, now_s: int) -> None:
+        """`insert` without the TTL's part."""
         self._now_s = self._queued_s[entry] = now_s
         if self._held.length < self._transit.length * 19 + 1:
             self._mark[entry] = SECOND | self.LOOKS
@@ -43,17 +48,18 @@ class Scan(Timed):
         else:
             self._mark[entry] = 0
             self._transit.push(entry)
-        if self._births is not None:
-            self._birth(self._births, entry, now_s)
 
     def touch(self, entry: int, count: int = 1) -> None:
         if self._mark[entry] & SECOND:
             self._mark[entry] = SECOND | self.LOOKS
 
     def remove(self, entry: int) -> None:
+        self.dequeue(entry)
+        self.forget_birth(entry)
+
+    def dequeue(self, entry: int) -> None:
+        """`remove` without the TTL's part."""
         (self._held if self._mark[entry] & SECOND else self._transit).drop(entry)
-        if self._births is not None:
-            self._births.drop(entry)
 
     def evict(self, entry: int, key_hash: int) -> None:
         self.remove(entry)

@@ -218,6 +218,17 @@ class Slabs:
         owner = self._spaces.get(space)
         return 0 if owner is None else owner.used_bytes
 
+    def free_count(self, space: int, class_index: int, count_max: int) -> int:
+        """Free slots of the slabs of (space, class), counted up to `count_max`."""
+        owner = self._spaces.get(space)
+        pool = None if owner is None else owner.pools.get(class_index)
+        count = 0
+        for slab in pool.partial if pool is not None else ():
+            count += pool.slot_count - self._used[slab] if pool is not None else 0
+            if count >= count_max:
+                return count_max
+        return count
+
     # Slots
 
     def take(self, space: int, class_index: int) -> int | None:

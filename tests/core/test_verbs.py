@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal_core import errors, frame, verbs
-from shoal_core.verbs import get, listing, release, resolve, revoke
+from shoal_core.verbs import get, listing, plan, release, resolve, revoke, store
 
 BODIES: list[tuple[int, Any]] = [
     (
@@ -20,6 +20,8 @@ BODIES: list[tuple[int, Any]] = [
     (release.KIND, release.Request([(1, 2), (3, 4)], [(5, 6, 7)])),
     (revoke.KIND, revoke.Request([(1, 2)])),
     (listing.KIND, listing.Request("file:///x", 0, 100)),
+    (plan.KIND, plan.Request(bytes(16), 5, [bytes(16)], [plan.Use(0, 1, 2, 30)], 60, 40, 0.5, 1)),
+    (store.KIND, store.Request(bytes(16), 1, b"block", 100)),
 ]
 
 

@@ -3,6 +3,7 @@
 A memoryview cannot be asked whether slices of it are still alive, and a finalizer on one fires too early. What every
 slice, numpy array and cast keeps alive is the object that exports the buffer. So each lease gets an exporter of its
 own: a ctypes array laid over the block's bytes (no copy), which keeps the mapping alive and whose end ends the lease.
+So whoever watches the mapping (a registration with a device) hears of its end before the memory is unmapped.
 """
 
 from __future__ import annotations
@@ -47,5 +48,11 @@ class Mapping:
         if kind is None:
             kind = self._kinds[rounded] = ctypes.c_ubyte * rounded
         exporter = kind.from_address(self.address + offset)
-        exporter.keep_alive = self.memory  # type: ignore[attr-defined]
+        exporter.mapping = self  # type: ignore[attr-defined]
         return exporter
+
+
+def mapping_under(view: memoryview) -> Mapping | None:
+    """The segment that a view given out here, or a slice of it, lies in; None for memory that is no segment."""
+    found = getattr(view.obj, "mapping", None)
+    return found if isinstance(found, Mapping) else None

@@ -21,16 +21,18 @@ from shoal_core.verbs import (
     inspect,
     listing,
     map,
+    plan,
     release,
     resolve,
     revoke,
     stat,
+    store,
 )  # fmt: skip
 
 VERBS: dict[int, ModuleType] = {
     verb.KIND: verb
     for verb in (
-        hello, resolve, get, release, map, revoke, listing, inspect, evict, complain, dataset, stat,
+        hello, resolve, get, release, map, revoke, listing, inspect, evict, complain, dataset, stat, plan, store,
     )
 }  # fmt: skip
 
