@@ -16,8 +16,8 @@ from collections.abc import AsyncGenerator
 from shoal_core import limits
 from shoal_core.config import NodeConfig
 from shoal_core.errors import ConfigError
-from shoal_node import declared_datasets
-from shoal_node.resolver import DEFAULT_SPACE, Resolver
+from shoal_node import declared_datasets, expiry
+from shoal_node.resolver import DEFAULT_SPACE, DERIVED_SPACE, Resolver
 from shoal_node.runtime import Node
 from shoal_node.serve import Server
 from shoal_node.spaces import space_of, tier_classes
@@ -95,6 +95,7 @@ def make_state(config: NodeConfig, tenant: str, nvme: NvmeTier | None) -> NodeSt
         nvme.slab_count if nvme is not None else 0,
     )
     state.add_space(space_of(tenant, DEFAULT_SPACE))
+    state.add_space(space_of(tenant, DERIVED_SPACE))
     for space in declared_datasets.load(config.state_directory):
         if space.name not in config.datasets:
             state.add_space(space)
@@ -175,7 +176,7 @@ async def _tick(node: Node) -> None:
         dropped = True
         while dropped:
             with node.step() as state:
-                dropped = state.expire(node.now_s()) > 0
+                dropped = expiry.expire(state, node.now_s()) > 0
 
 
 def _user() -> str:

@@ -5,24 +5,30 @@ whoever gives up waiting strands nobody. Flights of neighbouring blocks of one o
 that is on disk comes from there, with its checksum compared; if that fails it comes from the origin after all. The
 number of reads at once is bounded per kind. Bytes go straight into the slots they will be served from; they are hashed
 there as they arrive and then published.
+
+Reads take turns: first what somebody waits for, then what is read ahead, then what plans name, in the order in which it
+is used. A prefetched block that somebody asks for meanwhile is no prefetch any more. What is filled for a plan pushes
+out nothing that is used sooner; it is dropped instead, and comes when it is asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from shoal_core import digests, index
+from shoal_core import digests, index, keys
 from shoal_core.errors import InvariantBroken, NoSpace, NotFound, ObjectChanged, ShoalError
 from shoal_core.verbs import get
 from shoal_node.objects import ObjectRecord
+from shoal_node.turns import Rank, Ticket, Turns
 from shoal_transport.origins.interface import ObjectMeta
 
 if TYPE_CHECKING:
     from shoal_node.runtime import Node
+    from shoal_node.state import NodeState
 
 _HASH_BYTES = 512 << 10
 """Hashed as soon as so much has arrived: it is in the CPU's cache then, and 13 us do not hold the loop up."""
@@ -40,7 +46,7 @@ _ROOM_WAIT_S = 2.0
 class Flight:
     """One block on its way. `entry` and `disk_slot` are set while the block is on disk; the entry is then held."""
 
-    __slots__ = ("block", "disk_slot", "entry", "key", "record", "size", "slot")
+    __slots__ = ("block", "demanded", "disk_slot", "entry", "key", "planned", "record", "size", "slot", "ticket", "use")
 
     def __init__(self, record: ObjectRecord, block: int, key: bytes) -> None:
         self.record = record
@@ -50,6 +56,22 @@ class Flight:
         self.entry = index.NONE
         self.disk_slot = index.NO_SLOT
         self.slot = -1
+        self.demanded = False
+        """Somebody waits for it, or did."""
+        self.planned = False
+        """A plan began it."""
+        self.use: int | None = None
+        """Its next use, on the clock of its space, if a plan said it."""
+        self.ticket: Ticket | None = None
+
+    @property
+    def rank(self) -> Rank:
+        if self.demanded:
+            return _DEMANDED
+        return (2, self.use or 0) if self.planned else (1, 0)
+
+
+_DEMANDED: Rank = (0, 0)
 
 
 class Filler:
@@ -57,8 +79,8 @@ class Filler:
 
     def __init__(self, node: Node, concurrency: int, range_bytes: int, timeout_s: float) -> None:
         self._node = node
-        self._origin_slots = asyncio.Semaphore(concurrency)
-        self._disk_slots = asyncio.Semaphore(_DISK_READS)
+        self._origin_turns = Turns(concurrency)
+        self._disk_turns = Turns(_DISK_READS)
         self._range_bytes = range_bytes
         self._timeout_s = timeout_s
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,6 +105,11 @@ class Filler:
         for run in _runs(from_origin, self._range_bytes):
             self._spawn(self._from_origin(run))
 
+    def hurry(self, flight: Flight) -> None:
+        """Somebody waits for it now; called on the loop."""
+        if flight.ticket is not None:
+            flight.ticket.hurry(_DEMANDED)
+
     def room_freed(self) -> None:
         """A slot may be had again: those who wait try."""
         self._room.set()
@@ -101,11 +128,14 @@ class Filler:
 
     async def _from_origin(self, run: list[Flight]) -> None:
         node = self._node
+        if run[0].record.url.startswith(keys.DERIVED):
+            self._failed(run, NotFound(f"{run[0].record.url}: not in the cache, and no origin has it"))
+            return
         result = "cancelled"
         try:
-            async with self._origin_slots:
+            async with self._turn(self._origin_turns, run):
                 for flight in run:
-                    flight.slot = await self._reserve(flight)
+                    flight.slot = await self.reserve(flight.record.space, flight.size, run)
                 first = run[0]
                 record = first.record
                 parts = [list(_parts(node.slot_memory(flight.slot, flight.size))) for flight in run]
@@ -125,7 +155,7 @@ class Filler:
                 for flight, block in zip(run, parts, strict=True):
                     table = b"".join(itertools.islice(found, len(block)))
                     slot, flight.slot = flight.slot, -1
-                    entry = state.publish(flight.key, record.space, flight.size, slot, table, node.now_s())
+                    entry = state.publish(flight.key, record.space, flight.size, slot, table, node.now_s(), flight.use)
                     node.deliver(flight, entry, get.SOURCE_ORIGIN)
                     node.counters.fill_bytes += flight.size
             result = "ok"
@@ -145,8 +175,8 @@ class Filler:
         node = self._node
         promoted = False
         try:
-            async with self._disk_slots:
-                flight.slot = await self._reserve(flight)
+            async with self._turn(self._disk_turns, [flight]):
+                flight.slot = await self.reserve(flight.record.space, flight.size, [flight])
                 view = node.slot_memory(flight.slot, flight.size)
                 # Shielded: a thread that writes into the slot must end before the slot can be given away.
                 loop = asyncio.get_running_loop()
@@ -187,16 +217,30 @@ class Filler:
         self._node.nvme.read(flight.disk_slot, flight.size, view)
         return digests.page_digests(view)
 
-    async def _reserve(self, flight: Flight) -> int:
-        """A slot, waiting a little for memory or leases to come back. NoSpace when there is no hope."""
+    def _turn(self, turns: Turns, run: list[Flight]) -> Ticket:
+        ticket = turns.ticket(min(flight.rank for flight in run))
+        for flight in run:
+            flight.ticket = ticket
+        return ticket
+
+    async def reserve(self, space: int, size: int, run: Sequence[Flight] = ()) -> int:
+        """A slot, waiting a little for memory or leases to come back. NoSpace when there is no hope.
+
+        For a `run` that only a plan asked for, only memory under way is waited for: others need the turn more.
+        """
         node = self._node
         loop = asyncio.get_running_loop()
-        space = flight.record.space
         end = loop.time() + _ROOM_WAIT_S
         while True:
             room = self._room
             with node.step() as state:
-                slot = state.reserve(space, flight.size, node.now_s())
+                planned = bool(run) and all(flight.planned and not flight.demanded for flight in run)
+                slot = state.reserve(space, size, node.now_s(), run[0].use if planned else None)
+                if slot is None and planned and not state.layout.growing_bytes:
+                    # In this step: a reader who comes after it begins anew.
+                    error = NoSpace(f"space {state.spaces[space].name!r}: what is there is used sooner, or leased")
+                    self._fail(state, run, error)
+                    raise error
                 hope = state.can_wait_for_room() and loop.time() >= self._no_room_until.get(space, 0.0)
             if slot is not None:
                 return slot
@@ -211,11 +255,14 @@ class Filler:
 
     def _failed(self, run: Iterable[Flight], error: Exception) -> None:
         with self._node.step() as state:
-            for flight in run:
-                if flight.slot >= 0:
-                    state.give_back(flight.slot)
-                    flight.slot = -1
-                self._node.deliver_error(flight, error)
+            self._fail(state, run, error)
+
+    def _fail(self, state: NodeState, run: Iterable[Flight], error: Exception) -> None:
+        for flight in run:
+            if flight.slot >= 0:
+                state.give_back(flight.slot)
+                flight.slot = -1
+            self._node.deliver_error(flight, error)
 
 
 def _parts(memory: memoryview) -> Iterator[memoryview]:

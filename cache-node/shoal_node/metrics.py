@@ -44,6 +44,12 @@ FAMILIES = (
     Family("fills", "shoal_fills", "Blocks filled from an origin, by URL scheme and result", ("origin", "result")),
     Family("fill_bytes", "shoal_fill_bytes", "Bytes that fills brought in"),
     Family("origin_requests", "shoal_origin_requests", "Requests sent to origins: HEAD, GET and list pages"),
+    Family(
+        "prefetches", "shoal_prefetches", "Blocks that plans began to fill, by how far that came before a reader did",
+        ("result",), ("filled", "joined", "dropped"),
+    ),
+    Family("loader_wait_seconds", "shoal_loader_wait_seconds", "Seconds that training loops waited for data"),
+    Family("loader_steps", "shoal_loader_steps", "Steps of those training loops"),
     Family("evictions", "shoal_evictions", "Blocks dropped to make room", ("tier",), ("dram", "disk")),
     Family(
         "revokes", "shoal_revokes", "Grants asked back, by the client's answer",
@@ -78,6 +84,10 @@ class Counters:
     """`counters.fills["s3", "ok"] += 1`; results: ok, or the error's class name."""
     fill_bytes: int
     origin_requests: int
+    prefetches: Counter[str]
+    """filled: it was there before anybody asked. joined: somebody asked meanwhile. dropped: no room, or it failed."""
+    loader_wait_seconds: float
+    loader_steps: int
     evictions: Counter[str]
     revokes: Counter[str]
     fallbacks: Counter[str]
@@ -91,6 +101,9 @@ class Counters:
         self.fills = Counter()
         self.fill_bytes = 0
         self.origin_requests = 0
+        self.prefetches = Counter()
+        self.loader_wait_seconds = 0.0
+        self.loader_steps = 0
         self.evictions = Counter()
         self.revokes = Counter()
         self.fallbacks = Counter()
@@ -135,10 +148,10 @@ class Gauges(msgspec.Struct):
     """Blocks that wait to be written to the disk tier."""
 
 
-def samples(counters: Counters, family: Family) -> Iterator[tuple[tuple[str, ...], int]]:
+def samples(counters: Counters, family: Family) -> Iterator[tuple[tuple[str, ...], int | float]]:
     """(label values, count) of one family."""
     value: Any = getattr(counters, family.attribute)
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         yield (), value
     elif isinstance(value, Counter):
         counts: dict[Any, int] = {**dict.fromkeys(family.preset, 0), **value}

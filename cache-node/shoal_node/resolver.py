@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from shoal_node.runtime import Node
 
 DEFAULT_SPACE = "default"
+
+DERIVED_SPACE = "(derived)"
+"""Of derived objects, so that a loader's plan for files of the default space does not push out their indexes."""
 _HEADS_AT_ONCE = 64
 _LISTINGS_OPEN_MAX = 256
 SCHEME = "shoal://"
@@ -51,6 +54,8 @@ class Resolver:
         if len(url.encode("utf-8", "surrogatepass")) > limits.URL_BYTES_MAX:
             raise BadRequest(f"{url[:80]}...: a URL of more than {limits.URL_BYTES_MAX} bytes")
         spaces = self._node.state.spaces
+        if url.startswith(keys.DERIVED):
+            return next(number for number, space in enumerate(spaces) if space.name == DERIVED_SPACE), url
         if url.startswith(SCHEME):
             name, _, path = url[len(SCHEME) :].partition("/")
             for number, space in enumerate(spaces):

@@ -170,7 +170,8 @@ class Node:
     def _want(
         self, record: ObjectRecord, block: int, key: bytes, waiter: tuple[Batch, int] | None, new: list[Flight]
     ) -> None:
-        if key not in self._flights:
+        wanted = self.flight(key)
+        if wanted is None:
             # The flight leads itself: it runs in a task of its own, and no waiter's leaving ends it.
             wanted = Flight(record, block, key)
             self._flights.join(key, wanted)
@@ -180,7 +181,11 @@ class Node:
                 wanted.disk_slot = self.state.index.disk_slot[entry]
                 self.state.hold(entry)
             new.append(wanted)
+        elif waiter is not None and not wanted.demanded:
+            self.counters.prefetches["joined"] += wanted.planned
+            self.loop.call_soon_threadsafe(self.filler.hurry, wanted)
         if waiter is not None:
+            wanted.demanded = True
             self._flights.join(key, waiter)
 
     def _want_ahead(self, record: ObjectRecord, ahead: get.Ahead, new: list[Flight]) -> None:
@@ -190,6 +195,20 @@ class Node:
             key = keys.block_key(record.fingerprint, block)
             if self.state.lookup(key) == index.NONE and key not in self._flights:
                 self._want(record, block, key, None, new)
+
+    @property
+    def flight_count(self) -> int:
+        return len(self._flights)
+
+    def flight(self, key: bytes) -> Flight | None:
+        """The one that brings this block, if it is on its way. Inside a step."""
+        leader = self._flights.leader(key)
+        return leader if isinstance(leader, Flight) else None
+
+    def fill_planned(self, record: ObjectRecord, block: int, key: bytes, use: int, new: list[Flight]) -> None:
+        """A plan names a block that is neither in memory nor on its way. Inside a step."""
+        self._want(record, block, key, None, new)
+        new[-1].use, new[-1].planned = use, True
 
     def _give_up(self, batch: Batch, records: list[ObjectRecord], request: get.Request) -> None:
         with self.step():
@@ -201,6 +220,7 @@ class Node:
 
     def deliver(self, landed: Flight, entry: int, source: int) -> None:
         """A block is in DRAM, held once by its flight; every waiter gets a hold of its own. Inside a step."""
+        self.counters.prefetches["filled"] += landed.planned and not landed.demanded
         for waiter in self._flights.finish(landed.key, landed):
             if isinstance(waiter, tuple) and waiter[0].deliver(waiter[1], Delivered(entry, source)):
                 self.state.hold(entry)
@@ -208,7 +228,9 @@ class Node:
 
     def deliver_error(self, failed: Flight, error: Exception) -> None:
         """A flight ended without its block. Inside a step."""
-        for waiter in self._flights.finish(failed.key, failed):
+        members = self._flights.finish(failed.key, failed)
+        self.counters.prefetches["dropped"] += bool(members) and failed.planned and not failed.demanded
+        for waiter in members:
             if isinstance(waiter, tuple):
                 waiter[0].deliver(waiter[1], error)
 

@@ -8,7 +8,6 @@ a grant where the door passes descriptors and the client may hold more, else byt
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import resource
@@ -20,7 +19,6 @@ from typing import Any
 from shoal_core import frame, limits, verbs
 from shoal_core.errors import (
     BadRequest,
-    DeadlineExceeded,
     Forbidden,
     NodeGone,
     NoSpace,
@@ -28,21 +26,9 @@ from shoal_core.errors import (
     ShoalError,
     to_wire,
 )  # fmt: skip
-from shoal_core.verbs import (
-    complain,
-    dataset,
-    evict,
-    get,
-    hello,
-    inspect,
-    listing,
-    map,
-    release,
-    resolve,
-    revoke,
-    stat,
-)  # fmt: skip
-from shoal_node import inline, inspection
+from shoal_core.verbs import get, hello, map, plan, release, revoke
+from shoal_node import inline, planning
+from shoal_node.administration import Administration
 from shoal_node.batches import Delivered
 from shoal_node.inline import HeldBlock
 from shoal_node.leases import Client
@@ -51,10 +37,6 @@ from shoal_node.resolver import Resolver
 from shoal_node.runtime import Node
 from shoal_node.state import NodeState
 from shoal_transport.interface import Connection, Listener
-
-_GRACE_S = 1.0
-"""A loop call may end this long after its deadline before the session gives up on it."""
-
 
 _DESCRIPTORS_KEPT = 256
 """Connections leave so many descriptors to segments, the disk tier and origins: else no miss could be filled."""
@@ -85,6 +67,7 @@ class Server:
     def __init__(self, node: Node, resolver: Resolver) -> None:
         self.node = node
         self.resolver = resolver
+        self.administration = Administration(node, resolver)
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
         self._lock = threading.Lock()
@@ -141,7 +124,6 @@ class Session:
 
     def __init__(self, server: Server, connection: Connection) -> None:
         self._node = server.node
-        self._resolver = server.resolver
         self._connection = connection
         self._identity = b""
         self._client: Client | None = None
@@ -149,11 +131,15 @@ class Session:
         self._send_lock = threading.Lock()
         self._reads, self._read_bytes = self._node.counters.door(connection.door)
         self._granted, self._granted_bytes = self._node.counters.door("shared_memory")
-        self._verbs: dict[int, Callable[[Any], Reply]] = {
-            hello.KIND: self._hello, resolve.KIND: self._resolve, get.KIND: self._get, release.KIND: self._release,
-            map.KIND: self._map, listing.KIND: self._list, inspect.KIND: self._inspect, evict.KIND: self._evict,
-            complain.KIND: self._complain, dataset.KIND: self._dataset, stat.KIND: self._stat,
-        }  # fmt: skip
+        self._verbs: dict[int, Callable[[Any], Any]] = {
+            **server.administration.verbs,
+            hello.KIND: self._hello,
+            get.KIND: self._get,
+            release.KIND: self._release,
+            map.KIND: self._map,
+            plan.KIND: self._plan,
+        }
+        """Each returns the body of its reply, or a `Reply` where more travels with it."""
 
     def run(self) -> None:
         """Until the peer goes, or sends what is no frame."""
@@ -193,7 +179,8 @@ class Session:
                 raise ProtocolError(f"{verbs.name(header.kind)} is not for a node to answer")
             if self._client is None and header.kind != hello.KIND:
                 raise ProtocolError("the first verb of a connection is hello")
-            reply = answer(request)
+            answered = answer(request)
+            reply = answered if isinstance(answered, Reply) else Reply(answered)
             size = sum(len(view) for view in reply.payload)
             data = frame.encode(header.kind | frame.REPLY, header.request, verbs.encode(reply.body), size)
             self._send(data, reply.payload, reply.descriptors)
@@ -209,17 +196,9 @@ class Session:
         with self._send_lock:
             self._connection.send(data, payload, descriptors)
 
-    def _on_loop(self, coroutine: Any, deadline_ms: int) -> Any:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._node.loop)
-        try:
-            return future.result(min(deadline_ms / 1000, limits.DEADLINE_S_MAX) + _GRACE_S)
-        except TimeoutError as error:
-            future.cancel()
-            raise error if isinstance(error, ShoalError) else DeadlineExceeded("not done within the deadline") from None
-
     # Verbs
 
-    def _hello(self, request: hello.Request) -> Reply:
+    def _hello(self, request: hello.Request) -> hello.Reply:
         node = self._node
         if request.role not in (hello.REQUESTS, hello.EVENTS) or len(request.client) != 16:
             raise BadRequest(f"hello: role {request.role!r} or a client id of {len(request.client)} bytes")
@@ -234,24 +213,16 @@ class Session:
             if request.role == hello.EVENTS:
                 self._events = self._client.standing = True
                 node.events[request.client] = self._send_revoke
-        return Reply(
-            hello.Reply(
-                node=node.config.node_name,
-                epoch=0,
-                block_size_bytes=node.config.fill.block_size_bytes,
-                leased_bytes_max=node.state.leases.client_bytes_max,
-                batch_bytes_max=node.batch_bytes_max,
-                grants=self._connection.grants,
-                pid=os.getpid(),
-                origin_environment=node.origin_environment,
-            )
+        return hello.Reply(
+            node=node.config.node_name,
+            epoch=0,
+            block_size_bytes=node.config.fill.block_size_bytes,
+            leased_bytes_max=node.state.leases.client_bytes_max,
+            batch_bytes_max=node.batch_bytes_max,
+            grants=self._connection.grants,
+            pid=os.getpid(),
+            origin_environment=node.origin_environment,
         )
-
-    def _resolve(self, request: resolve.Request) -> Reply:
-        return Reply(self._on_loop(self._resolver.resolve(request), request.deadline_ms))
-
-    def _list(self, request: listing.Request) -> Reply:
-        return Reply(self._on_loop(self._resolver.list(request), request.deadline_ms))
 
     def _get(self, request: get.Request) -> Reply:
         node = self._node
@@ -334,8 +305,8 @@ class Session:
             for _, block in held:
                 state.unhold(block.entry)
 
-    def _release(self, request: release.Request) -> Reply:
-        return Reply(release.Reply(self._report(request.grants, request.touches)))
+    def _release(self, request: release.Request) -> release.Reply:
+        return release.Reply(self._report(request.grants, request.touches))
 
     def _report(self, released: list[tuple[int, int]], touches: list[tuple[int, int, int]]) -> int:
         """What a client gave back and how often it hit what it holds; leases that ended."""
@@ -356,20 +327,10 @@ class Session:
             raise Forbidden(f"map: segment {request.segment} belongs to another tenant")
         return Reply(map.Reply(segment.size), descriptors=[segment.descriptor])
 
-    def _inspect(self, request: inspect.Request) -> Reply:
-        return Reply(inspection.residency(self._node, request))
-
-    def _evict(self, request: evict.Request) -> Reply:
-        return Reply(inspection.evict_objects(self._node, request))
-
-    def _complain(self, request: complain.Request) -> Reply:
-        return Reply(complain.Reply(self._node.complain(request.entry, request.generation)))
-
-    def _dataset(self, request: dataset.Request) -> Reply:
-        return Reply(dataset.Reply(self._resolver.declare(request)))
-
-    def _stat(self, request: stat.Request) -> Reply:
-        return Reply(stat.Reply(self._node.status()))
+    def _plan(self, request: plan.Request) -> plan.Reply:
+        if self._client is None or not self._client.standing:
+            raise BadRequest("plan: only from a client whose events connection stands: with its end the stream ends")
+        return planning.answer(self._node, self._identity, request)
 
     # Events
 

@@ -22,15 +22,13 @@ from shoal_node.dram_layout import DramLayout
 from shoal_node.leases import Leases
 from shoal_node.objects import Objects
 from shoal_node.spaces import Space, tier_classes
+from shoal_node.streams import Streams
 from shoal_node.tier import Tier
 
 _SLAB_SHIFT = limits.SLAB_SLOTS_MAX.bit_length() - 1
 
 _DROPPED, _QUARANTINED = 1, 2
 """Bits of `Index.state`: out of the table; its slot is kept from use."""
-
-_EXPIRE_MAX = 256
-"""Blocks of a pair dropped in one step, a fraction of a millisecond."""
 
 
 class NodeState:
@@ -47,6 +45,7 @@ class NodeState:
         self.index = index.Index()
         self.objects = Objects()
         self.leases = Leases(self.index, lease_bytes_max)
+        self.streams = Streams()
         self.spaces: list[Space] = []
         self.actions: list[actions.Action] = []
         self.layout = DramLayout(dram_budget_bytes, slab_bytes)
@@ -135,6 +134,12 @@ class NodeState:
         if self.disk is not None and self.index.disk_slot[entry] != index.NO_SLOT:
             self.disk.touch(entry)
 
+    def plan(self, entry: int, use: int) -> None:
+        """A block that is known is used next at `use`, on its space's clock."""
+        for tier in self.tiers:
+            if entry in tier:
+                tier.plan(entry, use)
+
     def address(self, entry: int) -> tuple[int, int]:
         """(segment, byte offset in it) of the entry's block in DRAM."""
         return self.slot_address(self.index.dram_slot[entry])
@@ -149,8 +154,11 @@ class NodeState:
 
     # Fills
 
-    def reserve(self, space: int, size: int, now_s: int) -> int | None:
-        """A slot to fill, or None: nothing can go now. What stands in the way was asked back."""
+    def reserve(self, space: int, size: int, now_s: int, use: int | None = None) -> int | None:
+        """A slot to fill, or None: nothing can go now. What stands in the way was asked back.
+
+        With `use`, the next use of a block that nobody waits for, nothing of its space that is used sooner goes.
+        """
         quota = self.spaces[space].quota_bytes
         tier = self.dram
         self._blocked.clear()
@@ -165,7 +173,10 @@ class NodeState:
                 self.room_wanted = True
                 return None
             # None now is not none at all: each attempt looks at other candidates.
-            for entry in tier.victims(space, size, now_s, quota, self._leased):
+            victims = tier.victims(space, size, now_s, quota, self._leased)
+            if use is not None and tier.any_sooner(victims, space, use):
+                return None
+            for entry in victims:
                 self._evict(tier, entry)
             tier.release_empty((space, tier.slabs.class_of(size)))
         self._ask_back(self._blocked)
@@ -182,13 +193,15 @@ class NodeState:
         """Whether the `reserve` just refused may succeed soon: memory is being made, leases or fills are in the way."""
         return bool(self.layout.growing_bytes or self._blocked or self._unpublished)
 
-    def publish(self, key: bytes, space: int, size: int, slot: int, table: bytes, now_s: int) -> int:
+    def publish(
+        self, key: bytes, space: int, size: int, slot: int, table: bytes, now_s: int, use: int | None = None
+    ) -> int:
         """The slot holds the block's verified bytes: list it. Returns its entry, held once for the caller."""
         if self.index.find(key) != index.NONE:
             raise InvariantBroken(f"block {key.hex()} published twice")
         entry = self.index.add(key, space, size)
         self.index.checksum[entry] = digests.checksum(table)
-        self._place(entry, slot, table, now_s)
+        self._place(entry, slot, table, now_s, use)
         if self.disk is not None:
             self._to_disk.append((entry, self.index.generation[entry]))
             self.actions.append(actions.WriteDisk())
@@ -201,13 +214,14 @@ class NodeState:
             self.unhold(entry)
             self.give_back(slot)
             return False
-        self._place(entry, slot, table, now_s)
+        assert self.disk is not None
+        self._place(entry, slot, table, now_s, self.disk.next_use(entry))
         self.index.leases[entry] -= 1  # the reader's own hold; _place gave the caller one
         return True
 
-    def _place(self, entry: int, slot: int, table: bytes, now_s: int) -> None:
+    def _place(self, entry: int, slot: int, table: bytes, now_s: int, use: int | None) -> None:
         self.layout.put_digests(slot, self.dram.slabs.slot_bytes(slot), table)
-        self.dram.insert(entry, slot, self.index.key_low[entry], now_s)
+        self.dram.insert(entry, slot, self.index.key_low[entry], now_s, use)
         self.index.leases[entry] += 1
         self._unpublished -= 1
 
@@ -246,7 +260,7 @@ class NodeState:
             self.disk.slabs.free(slot)
             self.actions.append(actions.EraseDisk(slot))
         else:
-            self.disk.insert(entry, slot, self.index.key_low[entry], now_s)
+            self.disk.insert(entry, slot, self.index.key_low[entry], now_s, self.dram.next_use(entry))
         self.unhold(entry)
 
     def disk_failed(self, entry: int, slot: int) -> None:
@@ -287,6 +301,8 @@ class NodeState:
     # Leases and endings
 
     def connection_ended(self, identity: bytes, events: bool) -> None:
+        if events:
+            self.streams.gone(identity)
         for entry in self.leases.gone(identity, events):
             self._lease_ended(entry)
 
@@ -322,17 +338,6 @@ class NodeState:
         self._ask_back([entry] if self.index.leases[entry] else [])
         self._lease_ended(entry)
         return True
-
-    def expire(self, now_s: int) -> int:
-        """Drop some of what is older than its space's TTL; how many. Call again until it is none."""
-        count_max = _EXPIRE_MAX
-        while True:
-            found = [entry for tier in self.tiers for entry in tier.expired(now_s, count_max)]
-            dropped = sum(self.drop(entry, erase=True) for entry in dict.fromkeys(found))
-            # What was dropped before and is still leased stands first; there may be more behind it.
-            if dropped or len(found) < count_max:
-                return dropped
-            count_max *= 4
 
     def _lease_ended(self, entry: int) -> None:
         if self.index.leases[entry]:

@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Callable
 
 from shoal_core import eviction, index, limits
+from shoal_core.next_use import Clock, NextUse
 from shoal_core.slabs import Slabs
 
 _SLAB_SHIFT = limits.SLAB_SLOTS_MAX.bit_length() - 1
@@ -42,13 +43,15 @@ class Tier:
         self._charge = charge
         self._slots = slots
         self._policies: dict[tuple[int, int], eviction.Policy] = {}
+        self._clocks: dict[int, Clock] = {}
+        """Of the spaces that somebody made plans for: what is known of next uses goes before their own order."""
         self._entries: list[array[int]] = []
         """By slab, by index in the slab: the entry in that slot, or index.NONE."""
 
     def policy(self, space: int, class_index: int) -> eviction.Policy:
         found = self._policies.get((space, class_index))
         if found is None:
-            found = self._policies[space, class_index] = self._make_policy(space, self.links)
+            found = self._policies[space, class_index] = self._made(space)
         return found
 
     def slot_bytes_for(self, size: int) -> int:
@@ -77,8 +80,8 @@ class Tier:
         self._charge(-len(self._entries[slab]), self.slabs.classes[class_index])
         self._entries[slab] = array("I")
 
-    def insert(self, entry: int, slot: int, key_hash: int, now_s: int) -> None:
-        """The block of `entry` now lies in `slot`, which was taken before."""
+    def insert(self, entry: int, slot: int, key_hash: int, now_s: int, use: int | None = None) -> None:
+        """The block of `entry` now lies in `slot`, which was taken before. `use`: its next use, if that is known."""
         if entry >= self.links.capacity:
             self.links.grow(entry + 4096)
         slab = slot >> _SLAB_SHIFT
@@ -86,9 +89,61 @@ class Tier:
         self._entries[slab][slot & _SLOT_MASK] = entry
         space, class_index = self.slabs.assignment(slab) or (0, 0)
         self.policy(space, class_index).insert(entry, key_hash, now_s)  # type: ignore[arg-type]
+        if use is not None:
+            self.plan(entry, use)
 
     def touch(self, entry: int, count: int = 1) -> None:
         self._policy_of(self._slots[entry]).touch(entry, count)
+
+    # Next uses
+
+    def follow(self, space: int, clock: Clock) -> None:
+        """Plans are made for a space: from now on next uses, on that clock, go before its order of eviction."""
+        if self._clocks.get(space) is not clock:
+            self._clocks[space] = clock
+            for pair, policy in self._policies.items():
+                if pair[0] == space:
+                    self._policies[pair] = eviction.with_next_use(policy, self.links, clock)
+
+    def plan(self, entry: int, use: int) -> None:
+        """The entry is used next at `use`."""
+        if isinstance(policy := self._policy_of(self._slots[entry]), NextUse):
+            policy.plan(entry, use)
+
+    def next_use(self, entry: int) -> int | None:
+        """When the entry, if it is here, is used next, if that is known."""
+        policy = self._policy_of(self._slots[entry]) if entry in self else None
+        return policy.next_use(entry) if isinstance(policy, NextUse) else None
+
+    def gives_way(self, space: int, class_index: int, use: int, count: int) -> bool:
+        """Whether so many blocks that are used at `use` would push out none that is used sooner."""
+        own = self._policies.get((space, class_index))
+        if isinstance(own, NextUse) and own.gives_way(use, count) >= count:
+            return True
+        # With little of its own a pair takes from others, by age.
+        length = len(own) if own is not None else 0
+        return length < count and len(self) > length
+
+    def any_sooner(self, entries: list[int], space: int, use: int) -> bool:
+        """Whether one of them is of that space and known to be used at `use` or before."""
+        for entry in entries:
+            assigned = self.slabs.assignment(self._slots[entry] >> _SLAB_SHIFT)
+            known = self.next_use(entry) if assigned is not None and assigned[0] == space else None
+            if known is not None and known <= use:
+                return True
+        return False
+
+    def forget_uses(self, space: int) -> None:
+        """The space's clock starts over."""
+        for (of, _), policy in self._policies.items():
+            if of == space and isinstance(policy, NextUse):
+                policy.forget_uses()
+
+    def _made(self, space: int) -> eviction.Policy:
+        policy, clock = self._make_policy(space, self.links), self._clocks.get(space)
+        return policy if clock is None else eviction.with_next_use(policy, self.links, clock)
+
+    # Room
 
     def lends(self, entry: int, hit: bool) -> bool:
         """Whether a lease on the entry leaves the order of eviction as it is: always so while nothing has to go."""
@@ -165,12 +220,15 @@ class Tier:
         """The space's settings have changed: its blocks are queued anew, as if they had come now."""
         for (of, class_index), old in list(self._policies.items()):
             if of == space:
-                new = self._policies[of, class_index] = self._make_policy(space, self.links)
+                new = self._policies[of, class_index] = self._made(space)
                 for slab in self.slabs.slabs_of(space, class_index):
                     for entry in self.entries(slab):
                         if entry != index.NONE:
+                            use = old.next_use(entry) if isinstance(old, NextUse) else None
                             old.remove(entry)
                             new.insert(entry, key_hashes[entry], now_s)
+                            if use is not None and isinstance(new, NextUse):
+                                new.plan(entry, use)
 
     def recovered(self) -> None:
         """All that was found at the start is inserted."""

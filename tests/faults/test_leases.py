@@ -90,6 +90,7 @@ def test_a_killed_client_gives_back_everything(node: InProcessNode, connect: Con
         process.send_signal(signal.SIGKILL)
         process.wait()
         waiting.until(lambda: node.node.status()["leases"] == 0, "the leases ended with their client")
+        waiting.until(lambda: node.node.status()["clients"] == 0, "its other connections are noticed too")
     stats = node.node.status()
     assert stats["clients"] == 0 and stats["processes"] == {} and stats["leased_bytes"] == 0
     before = stats["fallbacks"]["bypass"]

@@ -22,9 +22,23 @@ import atheris
 
 with atheris.instrument_imports(include=["shoal_core", "shoal_node", "shoal_transport"]):
     import shoal
+    from shoal import derived
     from shoal_core import frame, verbs
     from shoal_core.config import parse
-    from shoal_core.verbs import complain, dataset, evict, get, hello, inspect, listing, map, release, resolve, stat
+    from shoal_core.verbs import (
+        complain,
+        dataset,
+        evict,
+        get,
+        hello,
+        inspect,
+        listing,
+        map,
+        release,
+        resolve,
+        stat,
+        store,
+    )
     from shoal_node import assembly
     from shoal_node.serve import Session
     from shoal_transport.memory import MemoryListener
@@ -63,6 +77,8 @@ class Target:
 
     def _requests(self) -> list[tuple[int, bytes]]:
         """One proper request of each verb: what mutations start from."""
+        claim = resolve.Wanted("derived:fuzz", 10, "1")
+        (made_here,) = derived.claims(self.client, [claim])
         made = [
             (hello.KIND, hello.Request(bytes(16), hello.EVENTS, "fuzz")),
             (hello.KIND, hello.Request(bytes(16), hello.REQUESTS, "fuzz")),
@@ -77,6 +93,8 @@ class Target:
             (complain.KIND, complain.Request(0, 0)),
             (dataset.KIND, dataset.Request("d", self.url, "epoch", None, None)),
             (stat.KIND, stat.Request()),
+            (resolve.KIND, resolve.Request([claim], 50)),
+            (store.KIND, store.Request(made_here.fingerprint, 0, bytes(10), 50)),
         ]
         return [(kind, verbs.encode(request)) for kind, request in made]
 

@@ -76,6 +76,8 @@ class StateModel(RuleBasedStateMachine):
         """(entry, disk slot, block) being written."""
         self.clients: dict[bytes, ModelClient] = {}
         self.client_count = 0
+        self.positions: dict[tuple[tuple[bytes, bytes], int], int] = {}
+        """Of the streams that live, by ((client, stream), space)."""
         self.growth = 0
         self.bad: set[int] = set()
         """Slots whose memory is not trusted any more."""
@@ -111,11 +113,13 @@ class StateModel(RuleBasedStateMachine):
             slots.update({slot: number for _, slot, number in client.leases.values()})
         return slots
 
-    def reserved(self, number: int) -> int | None:
+    def reserved(self, number: int, use: int | None = None) -> int | None:
         _, space, size, _ = block(number)
         relied_on = self.relied_on()
-        slot = self.state.reserve(space, size, self.now_s)
-        if slot is None:
+        slot = self.state.reserve(space, size, self.now_s, use)
+        if slot is None and use is not None:
+            pass  # what is there is used sooner
+        elif slot is None:
             self.refused(number)
         else:
             assert slot not in relied_on, "a slot that somebody relies on was given away"

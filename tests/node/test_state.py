@@ -14,6 +14,8 @@ from hypothesis import settings
 from hypothesis.stateful import precondition, rule
 
 from shoal_core import index
+from shoal_core.next_use import USE_MAX
+from shoal_node.expiry import expire
 from shoal_node.spaces import space_of
 from tests.node.state_model import KEY_COUNT, ModelClient, StateModel, block
 
@@ -94,6 +96,83 @@ class StateMachine(StateModel):
     def sent(self, data: st.DataObject) -> None:
         self.sent_one(data.draw(st.integers(0, len(self.held) - 1)))
 
+    # Plans.
+
+    @rule(
+        space=st.integers(0, 3),
+        client=st.integers(0, 2),
+        steps=st.sampled_from([0, 1, 70, 1 << 31]),
+        numbers=st.lists(KEYS, max_size=12),
+        ahead=st.integers(0, 500),
+    )
+    def plan(self, space: int, client: int, steps: int, numbers: list[int], ahead: int) -> None:
+        """A stream goes on in one space and says when blocks of it are used next."""
+        streams = self.state.streams
+        if not self.clients:
+            return
+        name = sorted(self.clients)[client % len(self.clients)], b"stream"
+        position = self.positions[name, space] = self.positions.get((name, space), 0) + steps
+        while (offset := streams.tell(space, name, position, position + 100, self.now_s)) is None:
+            self.positions = {at: known for at, known in self.positions.items() if at[1] != space}
+            self.positions[name, space] = position
+            for tier in self.state.tiers:
+                tier.forget_uses(space)
+        clock = streams.clock(space)
+        assert clock.live and clock.passed <= clock.now <= clock.window_end
+        for tier in self.state.tiers:
+            tier.follow(space, clock)
+        for number in numbers:
+            entry = self.state.index.find(block(number)[0])
+            if entry != index.NONE and block(number)[1] == space:
+                use = position + offset + ahead + number
+                self.state.plan(entry, use)
+                self.planned_uses_stand(entry, use)
+
+    def planned_uses_stand(self, entry: int, use: int) -> None:
+        """Noted in every tier that the block is in."""
+        for tier in self.state.tiers:
+            if entry in tier and self.state.spaces[self.state.index.space[entry]].eviction != "pin":
+                assert tier.next_use(entry) == min(use, USE_MAX)
+            else:
+                assert tier.next_use(entry) is None
+
+    @rule(number=KEYS, ahead=st.integers(0, 600))
+    def fill_ahead(self, number: int, ahead: int) -> None:
+        """What nobody waits for pushes out nothing that is used sooner."""
+        key, space, _, _ = block(number)
+        if self.state.index.find(key) != index.NONE or number in self.fills:
+            return
+        use = self.state.streams.clock(space).now + ahead
+        sooner = self.used_by(space, use)
+        slot = self.reserved(number, use)
+        assert sooner <= self.used_by(space, use), "a block that is used sooner went"
+        if slot is not None:
+            self.fills[number] = slot
+
+    def used_by(self, space: int, use: int) -> set[int]:
+        """Blocks in memory known to be used then, at the latest."""
+        found: set[int] = set()
+        for number in range(KEY_COUNT):
+            entry = self.state.lookup(block(number)[0])
+            known = self.state.dram.next_use(entry) if entry != index.NONE and block(number)[1] == space else None
+            if known is not None and known <= use:
+                found.add(number)
+        return found
+
+    @precondition(lambda self: self.positions)
+    @rule(data=st.data())
+    def stream_ends(self, data: st.DataObject) -> None:
+        name, _ = data.draw(st.sampled_from(sorted(self.positions)))
+        self.state.streams.ended(name)
+        for at in [at for at in self.positions if at[0] == name]:
+            del self.positions[at]
+        self.only_living_streams_are_followed()
+
+    def only_living_streams_are_followed(self) -> None:
+        for space in range(4):
+            living = any(of == space for _, of in self.positions)
+            assert self.state.streams.clock(space).live == living
+
     # Clients.
 
     @precondition(lambda self: len(self.clients) < 3)
@@ -147,6 +226,8 @@ class StateMachine(StateModel):
         for lease, slot, number in self.clients.pop(identity).leases.values():
             assert lease and self.slots[slot] == number
         self.state.connection_ended(identity, events=True)
+        self.positions = {at: position for at, position in self.positions.items() if at[0][0] != identity}
+        self.only_living_streams_are_followed()
         self.carry_out()
 
     @precondition(lambda self: self.clients)
@@ -193,7 +274,7 @@ class StateMachine(StateModel):
     @rule(seconds=st.integers(0, 12))
     def time_passes(self, seconds: int) -> None:
         self.now_s += seconds
-        while self.state.expire(self.now_s):
+        while expire(self.state, self.now_s):
             pass
         self.carry_out()
         if seconds > 10:
