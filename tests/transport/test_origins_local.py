@@ -18,7 +18,7 @@ from shoal_core.errors import (
     OriginError,
     ShoalError,
 )
-from shoal_transport.origins import Origins, file_systems
+from shoal_transport.origins import ObjectMeta, Origins, file_systems
 from shoal_transport.origins.interface import shown
 from tests.transport.origin_calls import SECONDS, on_loop, read, read_all
 
@@ -266,3 +266,12 @@ async def test_every_error_is_ours_and_short(tmp_path: Path) -> None:
         assert str(caught.value).startswith(url)
         assert len(str(caught.value)) < 300
         assert "\n" not in str(caught.value)
+
+
+@on_loop
+async def test_no_origin_has_what_was_derived() -> None:
+    origins = Origins({})
+    with pytest.raises(NotFound, match=r"derived:index/1: was made of other objects"):
+        await origins.head("derived:index/1", timeout_s=SECONDS)
+    with pytest.raises(NotFound):
+        await read(origins, ObjectMeta("derived:index/1", 5, ""), 0, 5)

@@ -16,7 +16,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from shoal_core.errors import BadRequest, DeadlineExceeded, OriginError
+from shoal_core import keys
+from shoal_core.errors import BadRequest, DeadlineExceeded, NotFound, OriginError
 from shoal_transport.origins.file_systems import FsspecSource
 from shoal_transport.origins.interface import ObjectMeta, Source, shown
 from shoal_transport.origins.object_stores import ObstoreSource, can_read
@@ -35,6 +36,8 @@ class Origins:
     def _source(self, url: str) -> Source:
         scheme, separator, _ = url.partition("://")
         scheme = scheme.lower()
+        if url.startswith(keys.DERIVED):
+            raise NotFound(f"{url}: was made of other objects; no origin has it")
         if not separator:
             raise BadRequest(f"{shown(url)!r} is not a URL: expected scheme://..., such as s3://bucket/key")
         if scheme.startswith("shoal"):

@@ -63,6 +63,8 @@ class Stores:
         self._settings = {prefix: {k.lower(): v for k, v in given.items()} for prefix, given in settings.items()}
         self._retry = {"max_retries": retry_count_max, "retry_timeout": _RETRY_PERIOD, "backoff": _BACKOFF}
         self._open: OrderedDict[str, ObjectStore] = OrderedDict()
+        self._hosts: dict[str, str] = {}
+        """Of open stores of buckets."""
 
     def locate(self, url: str, *, is_prefix: bool = False) -> Place:
         """`is_prefix` when everything below the URL is meant."""
@@ -83,6 +85,7 @@ class Stores:
 
     def close(self) -> None:
         self._open.clear()
+        self._hosts.clear()
 
     def _local(self, url: str, path: str, is_prefix: bool) -> Place:
         if not path.startswith("/"):
@@ -113,9 +116,12 @@ class Stores:
         elif not key or key.endswith("/"):
             raise NotFound(f"{shown(url)}: names a directory, not an object")
         prefix, options = self._options(url)
+        above, slashes, below = ("/" + key).rpartition("//")
+        name = f"{scheme}://{bucket}/{above if slashes else ''} {prefix}"
+        if name in self._hosts and name in self._open and not is_prefix:  # as for every object but the first
+            return Place(self._kept(name), below if slashes else key, self._hosts[name])
         endpoint = _endpoint(options) if scheme == "s3" else options.get("endpoint", "")
         config, client = self._divided(options, plain_http=endpoint.startswith("http://"))
-        above, slashes, below = ("/" + key).rpartition("//")
         if slashes:
             if scheme != "s3" or is_prefix:
                 raise BadRequest(f"{shown(url)}: two slashes in a row: such keys can be read, from s3 only, not listed")
@@ -126,23 +132,25 @@ class Stores:
             config["endpoint"] = f"{root}/{bucket}{quote(above, safe='/-._~')}/"
             config["virtual_hosted_style_request"] = "true"  # the endpoint is taken as it is, bucket included
         store = self._store(
-            f"{scheme}://{bucket}/{above if slashes else ''} {prefix}", _BUCKET_STORES[scheme], url, bucket,
-            config=config, client_options=client, retry_config=self._retry,
-        )  # fmt: skip
-        return Place(store, key, urlsplit(endpoint).netloc.rpartition("@")[2] or f"{scheme}://{bucket}")
+            name, _BUCKET_STORES[scheme], url, bucket, config=config, client_options=client, retry_config=self._retry
+        )
+        host = self._hosts[name] = urlsplit(endpoint).netloc.rpartition("@")[2] or f"{scheme}://{bucket}"
+        return Place(store, key, host)
 
     def _store(self, name: str, kind: Any, url: str, *arguments: Any, **options: Any) -> ObjectStore:
-        store = self._open.get(name)
-        if store is None:
+        if name not in self._open:
             try:
                 store = cast("ObjectStore", kind(*arguments, **options))
             except (BaseError, ValueError) as error:
                 raise unusable(error, url) from None
             self._open[name] = store
             if len(self._open) > STORES_MAX:
-                self._open.popitem(last=False)
+                self._hosts.pop(self._open.popitem(last=False)[0], None)
+        return self._kept(name)
+
+    def _kept(self, name: str) -> ObjectStore:
         self._open.move_to_end(name)
-        return store
+        return self._open[name]
 
     def _options(self, url: str) -> tuple[str, dict[str, str]]:
         """The longest configured prefix that covers the URL, and its options."""
