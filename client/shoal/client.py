@@ -67,11 +67,12 @@ class Client:
         self._objects = KnownObjects()
         self._stats = ReadStats()
         self._origin = OriginReader(self._datasets)
-        self._session = Session(address, self._grants)
+        self.session = self._session = Session(address, self._grants)  # the first is for the rest of the package
         self._reading = Reading(self._session, self._origin, self._stats)
         self._resolution = Resolution(self._session, self._origin, self._objects, self._reading.say_once)
         self._pid = os.getpid()
         _clients.add(self)
+        buffers.reuse_freed_memory()
 
     # Reads
 

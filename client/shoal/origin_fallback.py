@@ -45,6 +45,8 @@ class OriginReader:
 
     def read(self, info: ObjectInfo, offset: int, into: memoryview, deadline: float) -> None:
         """Fill `into` from `offset` of exactly that version."""
+        if info.origin.startswith(keys.DERIVED):
+            raise NotFound(f"{info.url}: not in the cache, and no origin has it")
         meta = ObjectMeta(info.origin, info.size, info.etag)
         helper = _helper()
         (helper.fetch if helper is not None else fetch_here)(meta, offset, into, deadline)

@@ -53,6 +53,11 @@ class Session:
         attachment = self.attachment
         return attachment.terms if attachment is not None else None
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called: nothing is asked here any more."""
+        return self._closed
+
     def attach(self, deadline: float) -> Attachment:
         """The present attachment; a new one if there is none. NodeGone while the node is down."""
         if (present := self._present()) is not None:

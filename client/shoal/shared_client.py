@@ -3,10 +3,14 @@
 fsspec makes a file system per thread, pandas one per call, a DataLoader a data set per worker. None of them has a
 moment at which to close a connection of its own, so they share these, which live as long as the process. A forked
 child inherits the entry, and the client in it connects anew there; a spawned one starts with an empty table.
+
+What comes from another process and says how that one was connected (`way`) is read here through a client connected
+likewise (`like`): one that was offered, one of these, or a new one of these.
 """
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import shoal
@@ -14,7 +18,12 @@ import shoal
 if TYPE_CHECKING:
     from shoal.client import Client
 
+Way = tuple[str, float, tuple[tuple[str, str], ...]]
+"""(address, seconds until a deadline, names of datasets and where they come from)."""
+
 _clients: dict[tuple[tuple[str, Any], ...], Client] = {}
+_likewise: dict[Way, Client] = {}
+_offered: weakref.WeakValueDictionary[Way, Client] = weakref.WeakValueDictionary()
 
 
 def get(**options: Any) -> Client:
@@ -27,4 +36,28 @@ def get(**options: Any) -> Client:
         client = _clients.setdefault(given, made)
         if client is not made:
             made.close()
+    return client
+
+
+def way(client: Client) -> Way:
+    """How this client is connected, for another process. BadRequest over the memory door."""
+    address, deadline_s, datasets = client.__reduce__()[1]
+    return address, deadline_s, tuple(sorted(datasets.items()))
+
+
+def offer(client: Client) -> None:
+    """Let `like` find this client. Not kept alive; over the memory door, which leads nowhere else, nothing happens."""
+    if isinstance(client.address, str):
+        _offered[way(client)] = client
+
+
+def like(way_: Way) -> Client:
+    """A client of this process that is connected this way."""
+    client = _offered.get(way_)
+    if client is None or client._session.closed:
+        shared = [client for client in list(_clients.values()) if isinstance(client.address, str)]
+        client = next((client for client in shared if way(client) == way_), None) or _likewise.get(way_)
+    if client is None:
+        address, deadline_s, datasets = way_
+        client = _likewise.setdefault(way_, shoal.connect(address, deadline_s=deadline_s, datasets=dict(datasets)))
     return client

@@ -1,0 +1,110 @@
+"""What a loader tells its node: where its stream is, what comes next, and how long training waited for it.
+
+A plan is advice. Whatever goes wrong with one (the node is gone, slow, older than the verb) costs the loader nothing
+but the advice: `send` says that nothing was accepted and raises nothing, and what it was to report goes with the next.
+The stream ends at the node when the planner is closed, or with its client.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from shoal.client import Client
+from shoal.objects import ObjectInfo
+from shoal_core import limits
+from shoal_core.errors import ShoalError, UnknownObject
+from shoal_core.verbs import plan
+
+_CLOSE_S = 1.0
+
+
+class Planner:
+    """One stream's plans, over one client. Thread-safe; a call blocks for a round trip."""
+
+    def __init__(self, client: Client, stream: bytes) -> None:
+        """`stream`: 16 bytes that name this pass, random ones for instance."""
+        if len(stream) != 16:
+            raise ValueError(f"a stream is named by 16 bytes, not {len(stream)}")
+        self._client = client
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._waited_s = 0.0
+        self._steps = 0
+        """Both not reported yet."""
+        self._told = False
+        self.settled = False
+        """What the last reply said: plans change nothing for now."""
+
+    def send(
+        self,
+        position: int,
+        uses: Sequence[tuple[ObjectInfo, int, int, int]],
+        fill_until: int,
+        evict_until: int | None = None,
+        waited_s: float = 0.0,
+        steps: int = 0,
+        *,
+        deadline_s: float = 1.0,
+    ) -> int:
+        """The stream is at `position`, an item count; each of `uses` is (object, first block, block count, use at).
+
+        What is used before `fill_until` and is not in the node's memory is filled, in the order given; where something
+        has to go for it, only if it is used before `evict_until` (None: the same). Returns how many
+        of `uses` were dealt with; the rest is to be said again with the next plan. `waited_s` and `steps` are what
+        training waited, and for how many steps, since the last call. Raises nothing that concerns the node.
+        """
+        objects: dict[bytes, ObjectInfo] = {}
+        numbers: dict[bytes, int] = {}
+        named: list[plan.Use] = []
+        blocks = 0
+        for info, first, count, use_at in uses[: limits.PLAN_USES_MAX]:
+            blocks += count
+            if blocks > limits.PLAN_BLOCKS_MAX:
+                break
+            objects[info.fingerprint] = info
+            named.append(plan.Use(numbers.setdefault(info.fingerprint, len(numbers)), first, count, use_at))
+        with self._lock:
+            self._waited_s = min(self._waited_s + waited_s, limits.STREAM_WAIT_S_MAX)
+            self._steps += steps
+            request = plan.Request(
+                self._stream,
+                position,
+                list(objects),
+                named,
+                fill_until,
+                fill_until if evict_until is None else evict_until,
+                self._waited_s,
+                self._steps,
+            )
+            accepted = self._send(request, list(objects.values()), time.monotonic() + deadline_s)
+            if accepted is None:
+                return 0
+            self._waited_s, self._steps, self._told = 0.0, 0, True
+        return min(accepted, len(named))
+
+    def close(self) -> None:
+        """The stream is read no further: what was kept for it may go. Twice is fine."""
+        with self._lock:
+            if self._told:
+                self._told = False
+                request = plan.Request(self._stream, 0, [], [], 0, 0, self._waited_s, self._steps, True)
+                self._send(request, [], time.monotonic() + _CLOSE_S)
+
+    def _send(self, request: plan.Request, objects: list[ObjectInfo], deadline: float) -> int | None:
+        """None when it did not reach the node, or was not understood."""
+        self.settled = False
+        try:
+            try:
+                return self._called(request, deadline)
+            except UnknownObject:
+                self._client._reading.resolve_again(objects, deadline)
+                return self._called(request, deadline)
+        except ShoalError:
+            return None
+
+    def _called(self, request: plan.Request, deadline: float) -> int:
+        reply: plan.Reply = self._client.session.call(plan.KIND, request, deadline)
+        self.settled = reply.settled
+        return reply.accepted
