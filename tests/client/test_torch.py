@@ -140,6 +140,37 @@ def test_a_file_that_vanished_is_named(client: shoal.Client, url: str, tmp_path:
         dataset.__getitems__([2, 3, 4])
 
 
+# What a loader asks of a data set.
+
+
+def test_the_digest_names_names_sizes_and_versions(client: shoal.Client, url: str, tmp_path: Path) -> None:
+    dataset = Dataset(url, client=client)
+    digests = {dataset.digest, Dataset(url, suffixes=["3.bin"], client=client).digest}
+    assert pickle.loads(pickle.dumps(dataset)).digest == Dataset(url, transform=len, client=client).digest
+    assert Dataset(url, client=client).digest == dataset.digest
+    (tmp_path / "files" / "cat" / "03.bin").write_bytes(b"another version")
+    digests.add(Dataset(url, client=client).digest)
+    (tmp_path / "files" / "cat" / "03.bin").rename(tmp_path / "files" / "cat" / "03.bim")
+    digests.add(Dataset(url, client=client).digest)
+    assert len(digests) == 4
+    assert all(len(bytes.fromhex(digest)) == 16 for digest in digests)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_places_are_the_blocks_of_the_files(client: shoal.Client, url: str, tmp_path: Path, listed: bool) -> None:
+    sizes = {"large": (64 << 10) * 2 + 1, "full": 64 << 10, "empty": 0}
+    for name, size in sizes.items():
+        (tmp_path / "files" / name).write_bytes(bytes(size))
+    dataset = Dataset(url, names=None if listed else list(sizes), client=client)
+    numbers = {dataset.path(number): number for number in range(len(dataset))}
+    (large,), (full,), nothing = dataset.places([numbers["large"], numbers["full"], numbers["empty"]])
+    assert (large[0].url, *large[1:]) == (f"{url}/large", 0, 3)
+    assert (full[0].size, *full[1:]) == (64 << 10, 0, 1)
+    assert nothing == []
+    assert dataset.shares(-1) == range(len(dataset) - 1, len(dataset))
+    assert dataset.shuffle_block == 1
+
+
 # The loader.
 
 
@@ -187,7 +218,7 @@ def test_the_account_follows_the_epoch(client: shoal.Client, url: str) -> None:
     assert loader.stats().batch_count == 0
 
 
-def test_samples_are_counted_where_torch_tells_and_only_there(client: shoal.Client, url: str) -> None:
+def test_samples_are_counted(client: shoal.Client, url: str) -> None:
     dataset = Dataset(url, transform=len, client=client)
 
     def counted(**options: object) -> tuple[int, int | None]:
@@ -198,10 +229,19 @@ def test_samples_are_counted_where_torch_tells_and_only_there(client: shoal.Clie
     assert counted(batch_size=16, drop_last=True) == (2, 32)
     assert counted(batch_size=None) == (40, 40)
     assert counted(batch_size=3, sampler=range(7)) == (3, 7)
-    assert counted(batch_sampler=[[1, 2], [3]]) == (2, None)
+    assert counted(batch_sampler=[[1, 2], [3]]) == (2, 3)
 
 
 def test_bytes_collate_as_the_user_says(client: shoal.Client, url: str) -> None:
     loader = DataLoader(Dataset(url, client=client), batch_size=4, collate_fn=list)
     batch = next(iter(loader))
     assert [sample["data"] for sample in batch] == [content(sample["path"]) for sample in batch]
+
+
+def test_a_workers_error_arrives_with_its_lines(client: shoal.Client, url: str, tmp_path: Path) -> None:
+    dataset = Dataset(url, client=client)
+    (tmp_path / "files" / "cat" / "03.bin").unlink()
+    with pytest.raises(errors.ShoalError) as raised:
+        list(DataLoader(dataset, 8, num_workers=1, multiprocessing_context="fork", collate_fn=list))
+    assert "Original Traceback" in str(raised.value).splitlines()[1]
+    assert "cat/03.bin" in str(raised.value)

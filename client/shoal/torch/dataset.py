@@ -1,126 +1,189 @@
-"""A map-style data set: the files below a URL, each a sample, labelled by the folder it lies in.
+"""A map-style data set below a URL: files, WebDataset shards or tokens, each batch read with one request.
 
-The origin is listed once, where the data set is made, and that fixes which versions of which files the data set is:
-workers get the table of them (`file_table`), list nothing and ask for no version again; a file that was changed since
-is an error, not another sample. A batch is one request to the node (`__getitems__`, which torch's loader calls). The
-connection is each process's own, so a data set may be forked and pickled.
+What the bytes mean is a format's (`formats`): the data set makes it once, with the options of that format, reads a
+batch through it (`__getitems__`, which torch's loader calls) and applies the user's transform. The connection is each
+process's own, so a data set may be forked and pickled.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch.utils.data
 
 from shoal import shared_client
-from shoal.objects import ObjectInfo
-from shoal.torch.file_table import File, FileTable
-from shoal_core.errors import BadRequest, NotFound
+from shoal.torch import batches, waiting
+from shoal.torch.formats import listing, token_options, webdataset
+from shoal.torch.formats.files import Files, Sample
+from shoal.torch.formats.interface import Format, Place, Source
+from shoal.torch.formats.names import chosen
+from shoal.torch.formats.token_options import TokenOptions
+from shoal.torch.formats.webdataset import WebDataset
+from shoal.torch.iterable import IterableSamples
+from shoal_core.errors import BadRequest
 
 if TYPE_CHECKING:
     from shoal.client import Client
 
+__all__ = ["Dataset", "Sample"]
 
-class Sample(TypedDict):
-    """torch's default collation makes of a batch: whatever `data` collates to, a tensor of labels, a list of paths."""
-
-    data: Any
-    """The file's bytes, or what the transform made of them. Bytes do not collate: give a transform or a collate_fn."""
-    label: int
-    """Position of the file's first folder in `Dataset.classes`; -1 for a file that lies in no folder."""
-    path: str
-    """Below the data set's URL."""
+_FORMATS = "files", "webdataset", "tokens"
+_SUFFIXES = {"webdataset": webdataset.SUFFIXES}
+"""By format: the files that are looked for when nobody says which."""
 
 
-class Dataset(torch.utils.data.Dataset[Sample]):
-    """All files below `url`, in the order of their names; `classes` are the folders directly below it.
+class Dataset(torch.utils.data.Dataset[Any]):
+    """All samples below `url`, in the order of their files' names.
 
-    `suffixes` keeps only names that end so (upper or lower case). `names` replaces the listing where an origin cannot
-    list, such as a web server: paths below `url`, read in the version they have then. Without `client`, each process
-    uses the one that `shoal.connect()` gives it.
+    `format` is one of
+    - `files`: each file is a sample, `{data, label, path}`; `classes` are the folders directly below the URL.
+      `transform` gets the file's bytes and its result becomes `data`.
+    - `webdataset`: files are tar shards; a sample is `{__key__, __url__, jpg, cls, ...}`, each extension's bytes under
+      its name. `transform` gets the whole sample.
+    - `tokens`: files are token ids (`.bin`), or text with a `tokenizer`; sample i is `{tokens}`, the L + 1 ids from
+      i * L on of all documents end to end. `transform` gets the whole sample. Options: `TokenOptions`.
+
+    `suffixes` keeps only files whose names end so (upper or lower case). `names` replaces the listing, also where an
+    origin cannot list, such as a web server: paths below `url`, or a pattern such as `shard-{000..099}.tar`. Without
+    `client`, each process uses the one that `shoal.connect()` gives it.
+
+    With `views=True` the data of `files` is not copied: a sample's `data` is a `shoal.View`, a batch's is a
+    `shoal.torch.Views`, which workers hand over as references and `pin_memory=True` lets a GPU read where they lie.
     """
 
     def __init__(
         self,
         url: str,
         *,
-        transform: Callable[[bytes], Any] | None = None,
+        format: str = "files",  # noqa: A002 the word users expect
+        transform: Callable[[Any], Any] | None = None,
         suffixes: Sequence[str] | None = None,
-        names: Iterable[str] | None = None,
+        names: str | Iterable[str] | None = None,
+        views: bool = False,
         client: Client | None = None,
+        **options: Unpack[TokenOptions],
     ) -> None:
-        self.url = self._origin = url.rstrip("/") + "/"
+        self.url = url.rstrip("/") + "/"
+        self.format = format
         self.transform = transform
+        self.views = views
+        if views and (format != "files" or transform is not None):
+            raise BadRequest("views: only files have them, and no transform: what it makes is memory of its own")
         self._own_client = client
-        self._block_size_bytes = 0
-        endings = ("",) if suffixes is None else tuple(suffix.lower() for suffix in suffixes)
-        files = self._listing() if names is None else map(File, names)
-        self._files = FileTable(file for file in files if file.name.lower().endswith(endings))
-        if not len(self._files):
-            raise NotFound(f"{self.url}: no file here" + (f" ends in {' or '.join(endings)}" if suffixes else ""))
+        if client is not None:
+            shared_client.offer(client)  # to views that arrive from workers
+        self._samples = self._made(suffixes, names, options)
+
+    def _made(self, suffixes: Sequence[str] | None, names: str | Iterable[str] | None, options: TokenOptions) -> Format:
+        if self.format not in _FORMATS:
+            raise BadRequest(f"format: {self.format!r} is none of {', '.join(_FORMATS)}")
+        token_options.check(self.format, options)
+        if suffixes is None and names is None:
+            suffixes = token_options.suffixes(options) if self.format == "tokens" else _SUFFIXES.get(self.format)
+        if names is None:
+            found = listing.listed(self.client, self.url, suffixes)
+        else:
+            found = listing.named(self.url, chosen(names), suffixes)
+        if self.format == "files":
+            return Files(found)
+        found = listing.resolved(self.client, found)
+        if self.format == "webdataset":
+            return WebDataset(self.client, found)
+        return token_options.made(self.client, found, options)
+
+    # What a loader asks
+
+    @property
+    def digest(self) -> str:
+        """Names what every sample number means: files, versions and the options that number them; 32 hex digits."""
+        return self._samples.digest
+
+    @property
+    def shuffle_block(self) -> int:
+        """Samples in one cache block on average, at least 1: how many it pays to read together."""
+        return self._samples.shuffle_block
+
+    def places(self, numbers: Sequence[int]) -> list[list[Place]]:
+        """For each sample, the blocks it lies in: (object, first block, count of blocks)."""
+        return self._samples.places(self.client, self._positions(numbers))
+
+    def shares(self, number: int) -> range:
+        """The samples that begin in the same block as this one."""
+        return self._samples.shares(self._positions([number])[0])
+
+    # Samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
+        """A batch, read with one request."""
+        positions = self._positions(numbers)
+        client = self.client
+        with waiting.reading(client):
+            if self.views:
+                return batches.viewed(self._files(), client, positions)
+            samples = self._samples.read(client, positions)
+        if self.transform is None:
+            return samples
+        with waiting.decoding():
+            return [self._transformed(position, sample) for position, sample in zip(positions, samples, strict=True)]
+
+    def iterable(self, batch_size: int = 64, order: Iterable[int] | None = None) -> IterableSamples:
+        """The samples as a stream, `batch_size` of them read with one request; give the loader the same one."""
+        return IterableSamples(self, batch_size, order)
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self.url!r}: {self._samples!r}>"
+
+    # Files
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the folders directly below the URL; a label is a position in it."""
-        return self._files.classes
+        return self._files().listing.files.classes
 
     def path(self, number: int) -> str:
         """Path of a sample's file, below the URL."""
-        return self._files.name(number)
+        return self._files().listing.files.name(number)
 
     def label(self, number: int) -> int:
-        return self._files.labels[number]
+        return self._files().listing.files.labels[number]
 
-    def source(self, number: int) -> str | ObjectInfo:
+    def source(self, number: int) -> Source:
         """What a sample is read from: a version of an object, or its URL where there was no listing."""
-        file = self._files[number]
-        url = self.url + file.name
-        if not self._block_size_bytes:
-            return url
-        return ObjectInfo(url, file.size, file.etag, file.fingerprint, self._block_size_bytes, self._origin + file.name)
+        return self._files().listing.source(number)
 
-    def __len__(self) -> int:
-        return len(self._files)
+    # Inside
 
-    def __getitem__(self, number: int) -> Sample:
-        return self.__getitems__([number])[0]
+    @property
+    def client(self) -> Client:
+        """The connection of this process."""
+        return self._own_client or shared_client.get()
 
-    def __getitems__(self, numbers: Sequence[int]) -> list[Sample]:
-        """A batch, read with one request."""
-        count = len(self._files)
+    def _files(self) -> Files:
+        if not isinstance(self._samples, Files):
+            raise AttributeError(f"a data set of format {self.format!r} has no classes, labels and paths")
+        return self._samples
+
+    def _positions(self, numbers: Sequence[int]) -> list[int]:
+        count = len(self._samples)
         for number in numbers:
             if not -count <= number < count:
                 raise IndexError(f"sample {number} of a data set of {count}")
-        positions = [number % count for number in numbers]
-        contents = self._client.read_many([self.source(position) for position in positions])
-        return [self._sample(position, content) for position, content in zip(positions, contents, strict=True)]
+        return [number % count for number in numbers]
 
-    def __repr__(self) -> str:
-        return f"<Dataset {self.url!r}: {len(self)} files in {len(self.classes)} classes>"
-
-    @property
-    def _client(self) -> Client:
-        return self._own_client or shared_client.get()
-
-    def _sample(self, number: int, content: bytes) -> Sample:
-        path = self._files.name(number)
-        data = content
-        if self.transform is not None:
-            try:
-                data = self.transform(content)
-            except Exception as error:
-                error.add_note(f"in the transform of {self.url}{path}")
-                raise
-        return Sample(data=data, label=self._files.labels[number], path=path)
-
-    def _listing(self) -> Iterable[File]:
-        # Page by page: a listing of ten million objects at once would be 4 GB of Python objects.
-        for found in itertools.chain.from_iterable(self._client.list_pages(self.url)):
-            if not found.url.startswith(self.url):
-                raise BadRequest(f"{self.url}: the origin spells it otherwise, as in {found.url}; use its spelling")
-            name = found.url[len(self.url) :]
-            self._origin = found.origin.removesuffix(name)
-            self._block_size_bytes = found.block_size_bytes
-            yield File(name, found.size, found.etag, found.fingerprint)
+    def _transformed(self, number: int, sample: Any) -> Any:
+        assert self.transform is not None
+        try:
+            if self.format != "files":
+                return self.transform(sample)
+            sample["data"] = self.transform(sample["data"])
+            return sample
+        except Exception as error:
+            error.add_note(f"in the transform of {self._samples.name(number)}")
+            raise

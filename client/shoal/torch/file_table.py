@@ -8,6 +8,7 @@ the same files have the same numbers whatever order an origin lists in. Knows ne
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -46,6 +47,10 @@ class _Texts:
         self._bytes += text
         self._ends.append(len(self._bytes))
 
+    def add_to(self, digest: hashlib.blake2b) -> None:
+        digest.update(self._ends)
+        digest.update(self._bytes)
+
     def ordered(self, order: Iterable[int]) -> _Texts:
         other = _Texts()
         for number in order:
@@ -81,6 +86,22 @@ class FileTable:
 
     def name(self, number: int) -> str:
         return _decoded(self._names[number])
+
+    def size(self, number: int) -> int:
+        return self._sizes[number]
+
+    def digest(self, *options: str) -> str:
+        """32 hexadecimal digits of all names, sizes and versions, and of these texts. Not of fingerprints: those hold
+        the node's block size, too, which changes no sample."""
+        digest = hashlib.blake2b(digest_size=16)
+        texts = _Texts()
+        for option in options:
+            texts.append(_encoded(option))
+        for part in (texts, self._names, self._etags):
+            digest.update(len(part).to_bytes(8, "little"))
+            part.add_to(digest)
+        digest.update(self._sizes)
+        return digest.hexdigest()
 
     def _fingerprint(self, number: int) -> bytes:
         return bytes(self._fingerprints[FINGERPRINT_BYTES * number : FINGERPRINT_BYTES * (number + 1)])

@@ -1,0 +1,144 @@
+"""What torch's loader draws its indices from, and what is remembered of each draw until its batch arrives.
+
+A run is one epoch that is being gone through. The feed hands torch the items of one step after another, well ahead of
+the batches when there are workers; the run keeps each step, in order, until the loop takes its batch, and only then has
+the position moved on. So the state is what the loop has seen, however far workers are ahead.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import torch.utils.data
+
+from shoal.torch.sharding import Step, Steps
+from shoal_core.order import Order
+
+
+class Source(Protocol):
+    """Steps of one epoch, from a position on."""
+
+    def steps(self, epoch: int, start: int) -> Iterator[Step]: ...
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+        ...
+
+
+class Run:
+    """One epoch under way."""
+
+    __slots__ = ("drawn", "ended", "epoch", "position", "start", "steps")
+
+    def __init__(self, epoch: int, start: int, steps: Iterator[Step]) -> None:
+        self.epoch = epoch
+        self.start = self.position = start
+        """Where the next step that the loop has not seen begins."""
+        self.ended = False
+        self.steps = steps
+        self.drawn: deque[Step] = deque()
+
+    def taken(self) -> Step:
+        """The step whose batch the loop takes now."""
+        step = self.drawn.popleft()
+        self.position = step.stop
+        return step
+
+
+class Feed(torch.utils.data.Sampler[Any]):
+    """Stands where torch expects a batch sampler; with `single`, where it expects a sampler."""
+
+    def __init__(self, source: Source, single: bool) -> None:
+        self._source = source
+        self._single = single
+        self.run: Run | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        # No generator itself: torch may ask for the first index much later, when another run has begun.
+        run = self.run
+        return iter(()) if run is None else self._draw(run)
+
+    def _draw(self, run: Run) -> Iterator[Any]:
+        for step in run.steps:
+            run.drawn.append(step)
+            yield step.items[0] if self._single else step.items
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+
+class OwnOrder:
+    """Shoal's own order, cut into steps."""
+
+    def __init__(self, plan: Steps, order_of: Callable[[int, int], Order], seed: int) -> None:
+        self.plan = plan
+        self.seed = seed
+        """A loaded state may bring another."""
+        self._order_of = order_of
+
+    def order(self, epoch: int) -> Order:
+        return self._order_of(self.seed, epoch)
+
+    def steps(self, epoch: int, start: int) -> Iterator[Step]:
+        return self.plan.iterate(self.order(epoch), start)
+
+    def __len__(self) -> int:
+        return self.plan.step_count()
+
+
+class GivenOrder:
+    """The order of a sampler that the user gave; a position counts what was drawn from it.
+
+    After a resume it is asked for the same epoch again (`set_epoch`, where it has that) and what was delivered is
+    skipped: exact as far as it repeats itself.
+    """
+
+    def __init__(self, sampler: Iterable[Any], batches: bool) -> None:
+        self._sampler = sampler
+        self._batches = batches
+        """The sampler yields lists of items, and a position counts lists."""
+
+    def steps(self, epoch: int, start: int) -> Iterator[Step]:
+        if start:
+            self.set_epoch(epoch)
+        position = start
+        for drawn in itertools.islice(self._sampler, start, None):
+            items = list(drawn) if self._batches else [drawn]
+            position += 1
+            yield Step(items, [position - 1] * len(items), [True] * len(items), position)
+
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self._sampler, "set_epoch"):
+            self._sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return len(self._sampler)  # type: ignore[arg-type]
+
+
+class Batched:
+    """Single draws, `batch_size` at a time."""
+
+    def __init__(self, source: GivenOrder, batch_size: int, drop_last: bool) -> None:
+        self._source = source
+        self._batch_size = batch_size
+        self._drop_last = drop_last
+
+    def steps(self, epoch: int, start: int) -> Iterator[Step]:
+        draws = self._source.steps(epoch, start)
+        while parts := list(itertools.islice(draws, self._batch_size)):
+            if len(parts) == self._batch_size or not self._drop_last:
+                yield Step(
+                    [item for part in parts for item in part.items],
+                    [position for part in parts for position in part.positions],
+                    [True] * len(parts),
+                    parts[-1].stop,
+                )
+
+    def set_epoch(self, epoch: int) -> None:
+        self._source.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        count = len(self._source)
+        return count // self._batch_size if self._drop_last else -(-count // self._batch_size)
