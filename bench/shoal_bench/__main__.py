@@ -24,6 +24,12 @@ MODULES = {
     "nvme_tier": "the disk tier alone, beside O_DIRECT",
     "disk_read": "a client's read of blocks that are on disk only",
     "fill": "cold reads from a local S3 server",
+    "small_cache": "epochs through a memory smaller than the data set",
+    "loader_files": "warm epochs over files of 110 KB, beside plain open and S3",
+    "loader_batches": "batches of samples beside single gets",
+    "loader_views": "samples handed over without a copy",
+    "loader_peers": "epochs beside MosaicML Streaming, WebDataset and torch's loader",
+    "loader_resume": "the first batch after a resume in mid-epoch",
     "memory": "the node's memory over ten turnovers, and with a million blocks",
     "facts": "latencies, start times, import",
 }

@@ -2,7 +2,8 @@
 
 `echo PATH`: a Unix socket that sends back each 64-byte message, one connection. `send SIZE`: a TCP server with SIZE
 bytes in a mapped memfd; each 16-byte request (offset, length) is answered by sending that range straight from the
-mapping, one thread per connection.
+mapping, one thread per connection. `far PORT SECONDS`: a relay to a server on this machine that hands each request on
+so much later, as if the server were that far away; replies pass at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 
 MESSAGE_BYTES = 64
 REQUEST = struct.Struct("<QQ")
@@ -55,8 +57,34 @@ def _send(peer: socket.socket, memory: memoryview) -> None:
         peer.sendall(memory[offset : offset + length])
 
 
+def far(port: int, delay_s: float) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
+        print(listening.getsockname()[1], flush=True)
+        while True:
+            peer, _ = listening.accept()
+            server = socket.create_connection(("127.0.0.1", port))
+            for source, target, wait_s in ((peer, server, delay_s), (server, peer, 0.0)):
+                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=_relay, args=(source, target, wait_s), daemon=True).start()
+
+
+def _relay(source: socket.socket, target: socket.socket, wait_s: float) -> None:
+    buffer = memoryview(bytearray(1 << 18))
+    try:
+        while size := source.recv_into(buffer):
+            if wait_s:
+                time.sleep(wait_s)
+            target.sendall(buffer[:size])
+        target.shutdown(socket.SHUT_WR)
+    except OSError:  # one side ended its connection
+        source.close()
+        target.close()
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "echo":
         echo(sys.argv[2])
+    elif sys.argv[1] == "far":
+        far(int(sys.argv[2]), float(sys.argv[3]))
     else:
         send(int(sys.argv[2]))

@@ -8,15 +8,13 @@ many at once, with If-Match, and each copied to its place in the result.
 from __future__ import annotations
 
 import asyncio
-import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
 import obstore
 
 import shoal
-from shoal_bench import pairs, places
+from shoal_bench import pairs, places, s3
 from shoal_bench.places import BLOCK_BYTES
 from shoal_bench.report import Report
 from shoal_core.limits import MIB
@@ -28,19 +26,8 @@ CONCURRENCY = 16
 
 def run(report: Report) -> None:
     """One row over shared memory, one over TCP."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    s3_server: Any = None
-    try:
-        s3_server = importlib.import_module("tests.support.s3_server")
-        s3_server.binary()
-    except ImportError:
-        report.skip("fill from local S3", "the server is built by the tests of a checkout")
+    if (s3_server := s3.support(report, "fill from local S3")) is None:
         return
-    except s3_server.Unavailable as error:
-        report.skip("fill from local S3", str(error))
-        return
-    finally:
-        sys.path.pop(0)
     with places.directory() as place, s3_server.start(place) as server:
         source = places.write_object(place / "content", BLOCK_COUNT * BLOCK_BYTES)
         url = server.put("bench", "cold", Path(source.removeprefix("file://")).read_bytes())
