@@ -27,6 +27,7 @@ demo:
 test:
 	@tools/environment dev
 	@tools/versitygw >/dev/null || true
+	@tools/hosts --all
 	@$(PYTHON) -m pytest $(ARGS)
 
 check:

@@ -9,6 +9,7 @@ REGISTRIES = re.compile(
     r"pypi[.]org|pythonhosted[.]org|crates[.]io|npmjs[.](com|org)|proxy[.]golang|deb[.]debian|repo1?[.]maven"
 )
 MACHINE_PATHS = re.compile(r"/work[/](main|shared)|(?<![\w.])/root[/]|/tmp[/]plan|[.]pyenv[/]|/opt[/]wheels")
+HOST_LOCKS = [name for name in tracked.files() if re.fullmatch(r"tests/hosts/[a-z]+/requirements[.]lock", name)]
 BINARY = (".png", ".jpg", ".gif", ".ico", ".npz", ".parquet", ".bin")
 
 
@@ -36,7 +37,7 @@ def _pins(lock: str) -> set[str]:
 
 
 def test_locks_hold_versions_and_hashes_and_no_address() -> None:
-    for lock in ("requirements.lock", "demo.lock"):
+    for lock in ("requirements.lock", "demo.lock", *HOST_LOCKS):
         other = [
             line
             for line in tracked.text(lock).splitlines()
@@ -56,6 +57,20 @@ def test_the_lock_has_every_dependency_of_the_project() -> None:
         named += [item for item in group if isinstance(item, str)]
     locked = {pin.split("==")[0] for pin in _pins("requirements.lock")}
     assert {re.split(r"[\[<>=~!; ]", name)[0] for name in named} - locked == set()
+
+
+def test_each_host_lock_has_what_the_project_needs_there_and_its_torch() -> None:
+    project = tomllib.loads(tracked.text("pyproject.toml"))["project"]
+    extras = project["optional-dependencies"]
+    needed = {
+        re.split(r"[\[<>=~!; ]", name)[0]
+        for name in (*project["dependencies"], *extras["node"], *extras["fsspec"], *extras["torch"])
+    }
+    torch = {pin for pin in _pins("requirements.lock") if pin.startswith("torch==")}
+    assert HOST_LOCKS
+    for lock in HOST_LOCKS:
+        assert needed - {pin.split("==")[0] for pin in _pins(lock)} == set(), lock
+        assert torch - _pins(lock) == set(), lock
 
 
 def test_the_changelog_has_a_place_for_what_is_new() -> None:
