@@ -111,8 +111,7 @@ class NodeState:
     def lookup(self, key: bytes) -> int:
         """The entry whose bytes are in DRAM, or index.NONE."""
         entry = self.index.find(key)
-        in_dram = entry != index.NONE and self.index.dram_slot[entry] != index.NO_SLOT
-        return entry if in_dram else index.NONE
+        return entry if entry != index.NONE and self.index.dram_slot[entry] != index.NO_SLOT else index.NONE
 
     def hold(self, entry: int) -> None:
         """A transfer lease: the slot stays while bytes are sent, written or about to be granted."""
@@ -308,12 +307,13 @@ class NodeState:
 
     def released(self, identity: bytes, grants: list[tuple[int, int]]) -> int:
         client = self.leases.clients.get(identity)
-        count = 0
-        for entry, lease in grants:
-            if client is not None and self.leases.release(client, entry, lease):
-                self._lease_ended(entry)
-                count += 1
-        return count
+        ended = [grant for grant in grants if client is not None and self.leases.release(client, *grant)]
+        for entry, _ in ended:
+            self._lease_ended(entry)
+        if len(ended) < len(grants):  # the rest was granted anew before this came: what is over its quota asks again
+            for space in tuple(self.over_quota):
+                self._shrink(space)
+        return len(ended)
 
     def revoke_busy(self, identity: bytes, grants: list[tuple[int, int]]) -> None:
         """The client has live views: it may be asked again later."""

@@ -1,7 +1,7 @@
 """The `shoal` command: one module per subcommand, and this table that joins them.
 
 A subcommand module has `add_arguments(parser)` and `run(arguments) -> int`. Only the module that was asked for is
-imported, so that `shoal --help` and errors of usage cost no more than Python itself. Exit codes are the same for all:
+imported, so that `shoal --help` and errors of usage cost no more than `import shoal`. Exit codes are the same for all:
 0 it worked, 1 an operation failed (one line on stderr names the URL or field), 2 the command line is wrong.
 """
 

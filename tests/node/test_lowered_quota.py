@@ -1,0 +1,82 @@
+"""A quota that is lowered while clients hold leases: what is too much is asked back until it has gone."""
+
+from __future__ import annotations
+
+from shoal_core import keys, limits
+from shoal_node import actions
+from shoal_node.leases import Client
+from shoal_node.spaces import space_of
+from shoal_node.state import NodeState
+
+BLOCK = 4096
+COUNT = 100
+CLIENT = bytes(16)
+
+
+def lent_out() -> tuple[NodeState, Client, list[bytes]]:
+    """A state whose space 'set' has COUNT blocks, each leased to one client; and their keys."""
+    state = NodeState(4 << 20, 256 << 10, 64 << 10, 1 << 30)
+    space = state.add_space(space_of("tenant", "set"))
+    client = state.leases.client(CLIENT, "reader")
+    client.standing = True
+    found: list[bytes] = []
+    for number in range(COUNT):
+        slot = reserve(state, space)
+        key = keys.block_key(bytes(16), number)
+        state.leases.grant(client, state.publish(key, space, BLOCK, slot, bytes(8), 0))
+        found.append(key)
+    state.actions.clear()
+    return state, client, found
+
+
+def reserve(state: NodeState, space: int) -> int:
+    while (slot := state.reserve(space, BLOCK, 0)) is None:
+        grow = next(action for action in state.actions if isinstance(action, actions.Grow))
+        state.actions.clear()
+        state.segment_added(grow.size)
+    return slot
+
+
+def lower(state: NodeState, blocks: int) -> None:
+    state.add_space(space_of("tenant", "set", quota_bytes=blocks * BLOCK))
+
+
+def asked(state: NodeState) -> list[tuple[int, int]]:
+    """Leases that are asked back now."""
+    grants = [grant for action in state.actions if isinstance(action, actions.Revoke) for grant in action.grants]
+    state.actions.clear()
+    return grants
+
+
+def used_blocks(state: NodeState) -> int:
+    return state.dram.slabs.space_used_bytes(0) // BLOCK
+
+
+def test_what_is_given_back_goes_and_the_next_are_asked_for() -> None:
+    state, _, _ = lent_out()
+    lower(state, 20)
+    while wanted := asked(state):
+        assert len(wanted) <= limits.REVOKE_BATCH_MAX
+        state.released(CLIENT, wanted)
+        state.check()
+    assert used_blocks(state) == 20
+    assert not state.over_quota
+
+
+def test_a_block_that_is_granted_anew_before_its_release_arrives_is_asked_back_again() -> None:
+    """The release then names an old lease and ends nothing."""
+    state, client, found = lent_out()
+    lower(state, 20)
+    for _ in range(3):
+        wanted = asked(state)
+        assert wanted
+        for key in found:
+            entry = state.lookup(key)
+            if entry in dict(wanted):
+                state.hold(entry)
+                state.leases.grant(client, entry)
+        assert state.released(CLIENT, wanted) == 0
+        state.check()
+    while wanted := asked(state):  # now nobody reads
+        state.released(CLIENT, wanted)
+    assert used_blocks(state) == 20
