@@ -175,8 +175,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(node_process: MakeProcess, 
     client.close()
 
 
-def test_tokens_that_the_cache_lost_are_made_again(client: shoal.Client, address: str, options: dict[str, Any]) -> None:
-    tokenizer = Counting()
+def test_tokens_that_the_cache_lost_are_made_again(node_process: MakeProcess, options: dict[str, Any]) -> None:
+    """On a node of its own: the shared one's small memory is full, and loses one chunk or another."""
+    address = node_process({}).address
+    tokenizer, client = Counting(), shoal.connect(address)
     dataset = Dataset(**options, tokenizer=Tokenizer(tokenizer, "lost"), client=client)
     expected, before = windows(dataset), len(tokenizer.texts)
     lost = {place[0][0].url: place[0][0] for place in dataset.places([0, 40, 90])}
@@ -187,6 +189,7 @@ def test_tokens_that_the_cache_lost_are_made_again(client: shoal.Client, address
     with shoal.connect(address) as other:
         assert windows(Dataset(**options, tokenizer=Tokenizer(tokenizer, "lost"), client=other)) == expected
     assert len(tokenizer.texts) == before + again, "they are kept again"
+    client.close()
 
 
 def test_a_tokenizer_that_changed_its_mind_is_refused(client: shoal.Client, options: dict[str, Any]) -> None:
