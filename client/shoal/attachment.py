@@ -100,19 +100,26 @@ class Attachment:
         while (channel := self.take_idle()) is not None:
             self.discard(channel)
 
-    def mapping(self, segment: int, channel: Channel, deadline: float) -> Mapping:
-        """The segment, mapped once; asked for on `channel`, between calls."""
+    def mapping(self, segment: int, deadline: float) -> Mapping:
+        """The segment, mapped once; asked for on a channel of its own, because on others replies may be under way."""
         found = self._mappings.get(segment)
         if found is None:
-            header, body = channel.call(map.KIND, verbs.encode(map.Request(segment)), deadline, descriptors=1)
-            reply = verbs.decode_reply(map.KIND, header, body)
-            descriptors = channel.take_descriptors()
-            if len(descriptors) != 1:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                raise NodeGone(f"{self.address}: segment {segment} came without its descriptor")
-            found = self._mappings.setdefault(segment, Mapping(descriptors[0], reply.size))
+            channel = self.open_request_channel(deadline)
+            try:
+                found = self._mappings.setdefault(segment, self._mapped(segment, channel, deadline))
+            finally:
+                self.discard(channel)
         return found
+
+    def _mapped(self, segment: int, channel: Channel, deadline: float) -> Mapping:
+        header, body = channel.call(map.KIND, verbs.encode(map.Request(segment)), deadline, descriptors=1)
+        reply = verbs.decode_reply(map.KIND, header, body)
+        descriptors = channel.take_descriptors()
+        if len(descriptors) != 1:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise NodeGone(f"{self.address}: segment {segment} came without its descriptor")
+        return Mapping(descriptors[0], reply.size)
 
     def abandon(self) -> None:
         """In a forked child: close the inherited sockets, so that the parent's end is seen."""

@@ -90,7 +90,7 @@ class Client:
         if not count:
             return b""
         data, target = buffers.new_bytes(count)
-        self._run(list(pieces.split(info, offset, count, target, 0)), deadline)
+        self._run(pieces.split(info, offset, count, target, 0), deadline)
         target.release()
         self._stats.reads += 1
         self._stats.bytes += count
@@ -103,7 +103,7 @@ class Client:
         info = self._resolve(url, deadline)
         count = _checked(info, offset, len(target))
         if count:
-            self._run(list(pieces.split(info, offset, count, target[:count], 0)), deadline)
+            self._run(pieces.split(info, offset, count, target[:count], 0), deadline)
         self._stats.reads += 1
         self._stats.bytes += count
         return count
@@ -146,7 +146,7 @@ class Client:
         deadline = self._deadline(deadline_s)
         info = self._resolve(url, deadline)
         count = _checked(info, offset, length)
-        wanted = list(pieces.split(info, offset, count, None, 0))
+        wanted = pieces.split(info, offset, count, None, 0)
         self._run(wanted, deadline)
         self._stats.reads += 1
         self._stats.bytes += count

@@ -55,7 +55,7 @@ class Grant:
         self.lease = answer.lease
         self.touches = 0
         """Hits not yet reported to the node."""
-        self.recent = True
+        self.recent = False
         self._exporter: weakref.ref[Any] | None = None
 
     @property

@@ -6,8 +6,6 @@ wants a view, and then gets one under a lease where it can, else over memory of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from shoal.objects import ObjectInfo
 
 
@@ -43,16 +41,21 @@ class Piece:
         return self.block * self.info.block_size_bytes + self.offset
 
 
-def split(info: ObjectInfo, offset: int, length: int, target: memoryview | None, request: int) -> Iterator[Piece]:
+def split(info: ObjectInfo, offset: int, length: int, target: memoryview | None, request: int) -> list[Piece]:
     """The pieces of a range, which must lie inside the object."""
     size = info.block_size_bytes
+    block, inside = divmod(offset, size)
+    if 0 < length <= size - inside:
+        return [Piece(info, block, inside, length, target, request)]
+    found: list[Piece] = []
     position = 0
     while position < length:
         block, inside = divmod(offset + position, size)
         count = min(size - inside, length - position)
         part = target[position : position + count] if target is not None else None
-        yield Piece(info, block, inside, count, part, request)
+        found.append(Piece(info, block, inside, count, part, request))
         position += count
+    return found
 
 
 def clip(info: ObjectInfo, offset: int, length: int | None) -> int:

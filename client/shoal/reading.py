@@ -72,7 +72,7 @@ class Reading:
         start = 0
         while start < len(pieces):
             end = self._batch_end(pieces, start)
-            missing = [piece for piece in pieces[start:end] if not self._from_held(piece)]
+            missing = self._not_held(pieces[start:end])
             while missing:
                 self._complete(missing, pieces[end:], errors, deadline)
                 missing = [piece for piece in missing if not piece.done and piece.request not in errors]
@@ -99,10 +99,7 @@ class Reading:
         return _end(pieces, start, size, payload, limits.BATCH_ITEMS_MAX)
 
     def _parts(self, pieces: list[Piece]) -> list[list[Piece]]:
-        """One request each. Where bytes come through the connection, the node prepares one while we receive another."""
-        terms = self._session.hello
-        if terms is None or terms.grants:
-            return [pieces]
+        """One request each: the node prepares one while we use the answers to another."""
         parts: list[list[Piece]] = []
         start = 0
         while start < len(pieces):
@@ -123,11 +120,8 @@ class Reading:
         try:
             try:
                 self._ask(missing, later, errors, deadline)
-            except UnknownObject:
-                self.resolve_again(list({piece.info.fingerprint: piece.info for piece in missing}.values()), deadline)
-                self._ask(missing, later, errors, deadline)
-            except NodeGone:
-                # Perhaps only an old connection ended, or the node came back: once more.
+            except (UnknownObject, NodeGone):
+                # The node forgot what a fingerprint stands for, or only an old connection ended, or it came back.
                 missing = [piece for piece in missing if not piece.done]
                 self.resolve_again(list({piece.info.fingerprint: piece.info for piece in missing}.values()), deadline)
                 self._ask(missing, later, errors, deadline)
@@ -145,6 +139,7 @@ class Reading:
         answered: list[tuple[Piece, get.Answer]] = []
         with self._grants.lock:
             get_number = self._grants.begin_get()
+            self._grants.make_room(sum(map(_block_bytes, missing)))
         try:
             # Whatever fails inside, the channel is closed: replies that nobody waits for any more may still come.
             with self._session.channel(deadline) as (channel, attachment):
@@ -180,7 +175,6 @@ class Reading:
         ahead = self._ahead(following, numbers) if self._cold else []
         likely = self._likely(part[0]) if len(part) == 1 else []
         with self._grants.lock:
-            self._grants.make_room(sum(map(_block_bytes, part)))
             released, touches = self._grants.report()
         return get.Request(list(numbers), items, ahead, _milliseconds(deadline), False, released, touches, likely)
 
@@ -206,15 +200,13 @@ class Reading:
         inline = [(piece, answer) for piece, answer in answered if isinstance(answer, get.Inline)]
         if inline or header.payload_bytes:
             self._receive(channel, header.payload_bytes, inline, deadline)
-        cold = False
-        for piece, answer in answered:
-            if isinstance(answer, get.Grant):
-                self._use_grant(channel, attachment, piece, answer, deadline)
-            if isinstance(answer, get.Grant | get.Inline) and answer.source != get.SOURCE_DRAM:
-                cold = True
+        granted = [(piece, answer) for piece, answer in answered if isinstance(answer, get.Grant)]
+        if granted:
+            self._use_grants(attachment, granted, deadline)
+        cold = any(answer.source != get.SOURCE_DRAM for _, answer in itertools.chain(granted, inline))
         for also in reply.also:
             fingerprint = part[0].info.fingerprint
-            mapping = attachment.mapping(also.grant.segment, channel, deadline)
+            mapping = attachment.mapping(also.grant.segment, deadline)
             with self._grants.lock:
                 self._grants.add(Grant((fingerprint, also.block), also.grant, mapping, attachment.holder))
             self._next[fingerprint] = also.block + 1
@@ -238,33 +230,43 @@ class Reading:
 
     # Bytes under a grant
 
-    def _from_held(self, piece: Piece) -> bool:
+    def _not_held(self, pieces: list[Piece]) -> list[Piece]:
+        """Those that no held grant covers; the others are done."""
+        missing: list[Piece] = []
+        found: list[tuple[Piece, memoryview | None]] = []
+        by_key, touch = self._grants.by_key, self._grants.touch
         with self._grants.lock:
-            grant = self._grants.by_key.get(piece.key)
-            if grant is None:
-                return False
-            self._grants.touch(grant)
-            view = self._copy_or_pin(piece, grant)
-        self._stats.hits["shared memory"] += 1
-        self._finish(piece, view)
-        return True
+            for piece in pieces:
+                grant = by_key.get((piece.info.fingerprint, piece.block))
+                if grant is None:
+                    missing.append(piece)
+                    continue
+                touch(grant)
+                found.append((piece, self._copy_or_pin(piece, grant)))
+        self._stats.hits["shared memory"] += len(found)
+        for piece, view in found:
+            self._finish(piece, view)
+        return missing
 
-    def _use_grant(
-        self, channel: Channel, attachment: Attachment, piece: Piece, answer: get.Grant, deadline: float
-    ) -> None:
-        mapping = attachment.mapping(answer.segment, channel, deadline)
-        if piece.offset + piece.length > answer.length:
-            raise ProtocolError("get: a grant of less than its block")
-        with self._grants.lock:
-            grant = self._grants.add(Grant(piece.key, answer, mapping, attachment.holder))
-            if grant is None:
-                return  # given back while it was under way: the piece is asked for again
-            if not answer.keep:
-                self._grants.give_back_soon(grant)
-            view = self._copy_or_pin(piece, grant)
-        name = get.SOURCE_NAMES[answer.source]
-        self._stats.hits["shared memory" if name == "dram" else name] += 1
-        self._finish(piece, view)
+    def _use_grants(self, attachment: Attachment, granted: list[tuple[Piece, get.Grant]], deadline: float) -> None:
+        """Those that were given back while they were under way are left undone: they are asked for again."""
+        used: list[tuple[Piece, int, memoryview | None]] = []
+        grants, holder = self._grants, attachment.holder
+        mappings = [attachment.mapping(answer.segment, deadline) for _, answer in granted]
+        with grants.lock:
+            for (piece, answer), mapping in zip(granted, mappings, strict=True):
+                if piece.offset + piece.length > answer.length:
+                    raise ProtocolError("get: a grant of less than its block")
+                grant = grants.add(Grant((piece.info.fingerprint, piece.block), answer, mapping, holder))
+                if grant is None:
+                    continue
+                if not answer.keep:
+                    grants.give_back_soon(grant)
+                used.append((piece, answer.source, self._copy_or_pin(piece, grant)))
+        hits = self._stats.hits
+        for piece, source, view in used:
+            hits["shared memory" if source == get.SOURCE_DRAM else get.SOURCE_NAMES[source]] += 1
+            self._finish(piece, view)
 
     @staticmethod
     def _copy_or_pin(piece: Piece, grant: Grant) -> memoryview | None:

@@ -195,6 +195,20 @@ def test_a_client_that_was_forgotten_gives_back_its_leases(node: InProcessNode, 
     waiting.until(lambda: not node.node.status()["leases"], "nobody looks at them any more")
 
 
+def test_batches_over_more_than_may_be_leased_are_granted(
+    in_process_node: MakeInProcess, connect: Connect, tmp_path: Path
+) -> None:
+    """What was looked at once goes back for what comes, also for the requests of one batch that are under way."""
+    node = in_process_node({"dram": {"budget_bytes": 96 << 20}, "leases": {"client_bytes_max": 400 * BLOCK}})
+    url, data = make(tmp_path, "many", 900)
+    client = connect(node.address)
+    for _ in range(3):
+        for first in range(0, 900, 300):  # five requests each
+            ranges = [(url, block * BLOCK, 100) for block in range(first, first + 300)]
+            assert client.read_many(ranges) == [data[start : start + 100] for _, start, _ in ranges]
+    assert client.node_stats()["fallbacks"].get("lease_limit", 0) == 0
+
+
 def test_beyond_the_lease_limit_reads_are_copies(
     in_process_node: MakeInProcess, connect: Connect, tmp_path: Path
 ) -> None:

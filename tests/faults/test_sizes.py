@@ -142,8 +142,11 @@ def test_ten_thousand_tiny_objects(in_process_node: MakeInProcess, connect: Conn
         reader.list(f"file://{tmp_path}/")
         chance.shuffle(urls)
         assert reader.read_many(urls) == [contents[url] for url in urls]
-        assert reader.stats().hits["origin"] == (with_bytes if reader is client else 0)
-        assert reader.stats().hits["direct"] == 0
+        hits = reader.stats().hits
+        assert sum(hits.values()) == (2 if reader is client else 1) * with_bytes
+        # What was named ahead and had come before it was asked for counts as memory.
+        assert (with_bytes / 2 < hits["origin"] <= with_bytes) if reader is client else not hits["origin"]
+        assert hits["direct"] == 0
     stats = client.node_stats()
     assert fills(stats) == with_bytes, "everything was warm"
     # 128 bytes for each slot of the slabs that are cut, and what is really there is not more.

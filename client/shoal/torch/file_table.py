@@ -43,6 +43,10 @@ class _Texts:
     def __getitem__(self, number: int) -> bytes:
         return bytes(self._bytes[self._ends[number - 1] if number else 0 : self._ends[number]])
 
+    def text(self, number: int) -> str:
+        ends = self._ends
+        return self._bytes[ends[number - 1] if number else 0 : ends[number]].decode("utf-8", "surrogatepass")
+
     def append(self, text: bytes) -> None:
         self._bytes += text
         self._ends.append(len(self._bytes))
@@ -81,11 +85,12 @@ class FileTable:
         return len(self._names)
 
     def __getitem__(self, number: int) -> File:
-        etag = _decoded(self._etags[number])
-        return File(self.name(number), self._sizes[number], etag, self._fingerprint(number))
+        start = FINGERPRINT_BYTES * number
+        fingerprint = bytes(self._fingerprints[start : start + FINGERPRINT_BYTES])
+        return File(self._names.text(number), self._sizes[number], self._etags.text(number), fingerprint)
 
     def name(self, number: int) -> str:
-        return _decoded(self._names[number])
+        return self._names.text(number)
 
     def size(self, number: int) -> int:
         return self._sizes[number]
@@ -103,12 +108,9 @@ class FileTable:
         digest.update(self._sizes)
         return digest.hexdigest()
 
-    def _fingerprint(self, number: int) -> bytes:
-        return bytes(self._fingerprints[FINGERPRINT_BYTES * number : FINGERPRINT_BYTES * (number + 1)])
-
     def _sort(self) -> None:
         order = sorted(range(len(self)), key=self._names.__getitem__)
-        self._fingerprints = bytearray().join(self._fingerprint(number) for number in order)
+        self._fingerprints = bytearray().join(self[number].fingerprint for number in order)
         self._sizes = array("Q", (self._sizes[number] for number in order))
         self._names, self._etags = self._names.ordered(order), self._etags.ordered(order)
 

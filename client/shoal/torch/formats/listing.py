@@ -46,9 +46,10 @@ class Listing:
 
     def info(self, number: int) -> ObjectInfo:
         """A version of a file; only where versions are known."""
-        file = self.files[number]
-        url, origin = self.url + file.name, self._origin + file.name
-        return ObjectInfo(url, file.size, file.etag, file.fingerprint, self._block_size_bytes, origin)
+        name, size, etag, fingerprint = self.files[number]
+        url = self.url + name
+        origin = url if self._origin == self.url else self._origin + name
+        return ObjectInfo(url, size, etag, fingerprint, self._block_size_bytes, origin)
 
     def infos(self, client: Client, numbers: Sequence[int]) -> list[ObjectInfo]:
         """Versions of files; where they are not known, those of now. The first error is raised."""
