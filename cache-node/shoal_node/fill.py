@@ -248,8 +248,9 @@ class Filler:
                 async with asyncio.timeout_at(end if hope else loop.time()):
                     await room.wait()
             except TimeoutError:
-                # Whoever comes next need not find out by waiting as long.
-                self._no_room_until[space] = loop.time() + _NO_ROOM_S
+                if not planned and hope:
+                    # Whoever comes next need not find out by waiting as long.
+                    self._no_room_until[space] = loop.time() + _NO_ROOM_S
                 name = node.state.spaces[space].name
                 raise NoSpace(f"space {name!r}: nothing can make room now (leased, pinned or over quota)") from None
 

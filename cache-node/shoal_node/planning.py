@@ -9,6 +9,7 @@ for fills.
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING
 
 from shoal_core import index, keys, limits
@@ -31,6 +32,9 @@ def answer(node: Node, client: bytes, request: plan.Request) -> plan.Reply:
     blocks = _checked(request, records)
     name = client, request.stream
     with node.step() as state:
+        known = state.leases.clients.get(client)
+        if known is None or not known.standing:
+            raise BadRequest("plan: only from a client whose events connection stands: with its end the stream ends")
         node.counters.loader_wait_seconds += request.waited_s
         node.counters.loader_steps += request.steps
         if request.ended:
@@ -60,6 +64,7 @@ def answer(node: Node, client: bytes, request: plan.Request) -> plan.Reply:
                     accepted = min(accepted, place)
         if new:
             node.loop.call_soon_threadsafe(node.filler.start, new)
+        time.sleep(0)  # whoever waits for the lock gets it now: without that, this thread has it again before they wake
     return plan.Reply(accepted, not missing and not node.state.dram.evictions)
 
 

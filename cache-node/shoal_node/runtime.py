@@ -29,12 +29,10 @@ from shoal_node.fill import Filler, Flight
 from shoal_node.metrics import Counters, Gauges
 from shoal_node.objects import ObjectRecord
 from shoal_node.state import NodeState
+from shoal_node.tiers import dram
 from shoal_node.tiers.dram import DramSegment
 from shoal_node.tiers.nvme import NvmeTier
 from shoal_transport.origins import Origins
-
-_MEMORY_MARGIN_BYTES = 256 * limits.MIB
-"""Memory left to the machine when a segment is made; below it the cache stops growing instead."""
 
 _FLUSH_S = 10.0
 
@@ -307,15 +305,13 @@ class Node:
     def grow(self, size: int) -> None:
         """Make a segment; blocks for about 0.3 s per GiB. Without memory the cache stays as it is, visibly."""
         try:
-            if available_memory_bytes() < size + _MEMORY_MARGIN_BYTES:
-                raise NoSpace(f"less than {size} bytes and a margin are free on this machine")
-            segment = DramSegment(size, self.tenant, self.config.dram.huge_pages)
+            segment = dram.make(size, self.tenant, self.config.dram.huge_pages)
         except ShoalError:
             with self.step() as state:
                 self.counters.fallbacks["dram_budget"] += 1
                 state.segment_failed()
             return
-        if not segment.huge and self.config.dram.huge_pages == "auto" and huge_pages_configured():
+        if not segment.huge and self.config.dram.huge_pages == "auto" and dram.huge_pages_configured():
             self.counters.fallbacks["huge_pages"] += 1
         with self.step() as state:
             self.segments.append(segment)
@@ -373,25 +369,3 @@ class Node:
             if (send := self.events.get(client)) is not None:
                 for start in range(0, len(grants), limits.REVOKE_BATCH_MAX):
                     self._revokes.submit(send, grants[start : start + limits.REVOKE_BATCH_MAX])
-
-
-def available_memory_bytes() -> int:
-    """Memory that can be taken without swapping: the machine's, or what the control group still allows if less."""
-    with open("/proc/meminfo") as file:
-        available = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        with contextlib.suppress(OSError, ValueError), open(limit) as most, open(usage) as used:
-            available = min(available, int(most.read()) - int(used.read()))
-    return available
-
-
-def huge_pages_configured() -> bool:
-    """Whether the machine sets huge pages aside at all: only then is not getting them a fallback."""
-    try:
-        with open("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages") as file:
-            return int(file.read()) > 0
-    except OSError:
-        return False

@@ -13,6 +13,7 @@ A block is in the index only when its data, digests and entry are in place; noth
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 
 from shoal_core import digests, eviction, index, limits
@@ -23,7 +24,7 @@ from shoal_node.leases import Leases
 from shoal_node.objects import Objects
 from shoal_node.spaces import Space, tier_classes
 from shoal_node.streams import Streams
-from shoal_node.tier import Tier
+from shoal_node.tier import VICTIM_TRIES, Tier
 
 _SLAB_SHIFT = limits.SLAB_SLOTS_MAX.bit_length() - 1
 
@@ -88,9 +89,7 @@ class NodeState:
         quota = self.spaces[space].quota_bytes
         self._blocked.clear()
         for tier in self.tiers:
-            while tier.exceeds(space, quota) and (victims := tier.victims(space, 1, 0, quota, self._leased)):
-                for entry in victims:
-                    self._evict(tier, entry)
+            tier.shrink(space, quota, self._leased, functools.partial(self._evict, tier))
         over = any(tier.exceeds(space, quota) for tier in self.tiers)
         (self.over_quota.add if over else self.over_quota.discard)(space)
         self._ask_back(self._blocked)
@@ -161,7 +160,7 @@ class NodeState:
         quota = self.spaces[space].quota_bytes
         tier = self.dram
         self._blocked.clear()
-        for _ in range(8):
+        for _ in range(VICTIM_TRIES):
             fits = quota is None or tier.slabs.space_used_bytes(space) + tier.slot_bytes_for(size) <= quota
             if fits and (slot := tier.take(space, size)) is not None:
                 self._unpublished += 1
@@ -171,10 +170,10 @@ class NodeState:
             if fits and self._grow():
                 self.room_wanted = True
                 return None
-            # None now is not none at all: each attempt looks at other candidates.
             victims = tier.victims(space, size, now_s, quota, self._leased)
             if use is not None and tier.any_sooner(victims, space, use):
-                return None
+                self._blocked.clear()
+                break
             for entry in victims:
                 self._evict(tier, entry)
             tier.release_empty((space, tier.slabs.class_of(size)))
@@ -285,7 +284,7 @@ class NodeState:
     def _reserve_disk(self, space: int, size: int, now_s: int) -> int | None:
         tier, quota = self.disk, self.spaces[space].quota_bytes
         assert tier is not None
-        for _ in range(8):
+        for _ in range(VICTIM_TRIES):
             before = tier.slabs.unassigned_count
             fits = quota is None or tier.slabs.space_used_bytes(space) + tier.slot_bytes_for(size) <= quota
             if fits and (slot := tier.take(space, size)) is not None:

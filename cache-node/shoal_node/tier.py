@@ -24,6 +24,9 @@ _SLOT_MASK = limits.SLAB_SLOTS_MAX - 1
 STEAL_AGE_RATIO = 2
 """Another pair's next victim must be this many times older than one's own before its slab is taken."""
 
+VICTIM_TRIES = 8
+"""That `victims` finds none does not mean that there is none: each search looks at other candidates."""
+
 
 class Tier:
     """Slots, orders of eviction and the way back from a slot to its entry."""
@@ -164,6 +167,17 @@ class Tier:
         self._slots[entry] = index.NO_SLOT
         self._entries[slot >> _SLAB_SHIFT][slot & _SLOT_MASK] = index.NONE
         return slot
+
+    def shrink(
+        self, space: int, quota_bytes: int | None, skip: Callable[[int], bool], evict: Callable[[int], None]
+    ) -> None:
+        """Evict the space's own down to its quota, as far as they may go."""
+        tries = VICTIM_TRIES
+        while tries and self.exceeds(space, quota_bytes):
+            found = self.victims(space, 1, 0, quota_bytes, skip)
+            tries = VICTIM_TRIES if found else tries - 1
+            for entry in found:
+                evict(entry)
 
     def exceeds(self, space: int, quota_bytes: int | None) -> bool:
         """Whether a space has more than its quota here."""

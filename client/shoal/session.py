@@ -29,6 +29,9 @@ from shoal_transport.memory import MemoryListener
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 30.0
 _IDLE_LISTEN_S = 1.0
+_REPORT_S = 10.0
+"""Deadline of a report. Not short: a node that does not answer a new connection within it counts as gone, for all who
+read from it."""
 _GOODBYE_S = 1.0
 """How long a closing client waits to say what it gives back; the end of its connection says the same."""
 
@@ -207,7 +210,7 @@ def _listen(session_ref: weakref.ref[Session], attachment_ref: weakref.ref[Attac
         with session.grants.lock:
             active = session.grants.to_report
         if active:
-            session.report(time.monotonic() + 1.0)
+            session.report(time.monotonic() + _REPORT_S)
         wait_s = limits.TOUCH_INTERVAL_S if active else _IDLE_LISTEN_S
         del session
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 from typing import Any
 
 import pytest
@@ -17,6 +18,21 @@ def test_nobody_there_is_a_node_that_is_gone(tmp_path: Any) -> None:
         unix.connect(f"{tmp_path}/nothing", soon())
     with pytest.raises(NodeGone, match="refused"):
         tcp.connect("127.0.0.1:1", soon())
+
+
+def test_without_a_descriptor_left_the_node_is_gone(tmp_path: Any) -> None:
+    """As for any other reason: whoever asks has a way out for that, and for no other error."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    with doors.open_door("tcp") as door, doors.open_door("unix") as other:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            for connect, opened in ((tcp.connect, door), (unix.connect, other)):
+                with pytest.raises(NodeGone, match="Too many open files"):
+                    connect(opened.listener.address.partition(":")[2], soon())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("address", ["host", "host:", ":x", "host:70000", "host:-1", ""])

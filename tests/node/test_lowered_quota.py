@@ -13,17 +13,21 @@ COUNT = 100
 CLIENT = bytes(16)
 
 
-def lent_out() -> tuple[NodeState, Client, list[bytes]]:
-    """A state whose space 'set' has COUNT blocks, each leased to one client; and their keys."""
+def lent_out(free: int = 0) -> tuple[NodeState, Client, list[bytes]]:
+    """A state whose space 'set' has COUNT blocks, each leased to one client, and so many more; and their keys."""
     state = NodeState(4 << 20, 256 << 10, 64 << 10, 1 << 30)
     space = state.add_space(space_of("tenant", "set"))
     client = state.leases.client(CLIENT, "reader")
     client.standing = True
     found: list[bytes] = []
-    for number in range(COUNT):
+    for number in range(COUNT + free):
         slot = reserve(state, space)
         key = keys.block_key(bytes(16), number)
-        state.leases.grant(client, state.publish(key, space, BLOCK, slot, bytes(8), 0))
+        entry = state.publish(key, space, BLOCK, slot, bytes(8), 0)
+        if number < COUNT:
+            state.leases.grant(client, entry)
+        else:
+            state.unhold(entry)
         found.append(key)
     state.actions.clear()
     return state, client, found
@@ -80,3 +84,27 @@ def test_a_block_that_is_granted_anew_before_its_release_arrives_is_asked_back_a
     while wanted := asked(state):  # now nobody reads
         state.released(CLIENT, wanted)
     assert used_blocks(state) == 20
+
+
+def test_what_nobody_looks_at_goes_at_once_however_much_is_looked_at() -> None:
+    state, _, _ = lent_out(free=COUNT)
+    lower(state, COUNT + 20)
+    assert used_blocks(state) == COUNT + 20
+    state.check()
+
+
+def test_what_was_refused_for_a_plan_while_memory_grows_is_told_when_it_has_grown() -> None:
+    """It waits for that memory: without a word it would wait for its whole time, and keep others from theirs."""
+    state, _, _ = lent_out()
+    lower(state, COUNT)
+    state.released(CLIENT, [(entry, lease) for entry, lease in state.leases.clients[CLIENT].entries.items()])
+    clock = state.streams.clock(0)
+    state.streams.tell(0, (CLIENT, bytes(16)), 0, 10, 0)
+    state.dram.follow(0, clock)
+    for entry in range(COUNT):
+        state.plan(entry, 5)
+    state.layout.growing_bytes = 1 << 20
+    assert state.reserve(0, BLOCK, 0, use=9) is None
+    state.actions.clear()
+    state.segment_failed()
+    assert any(isinstance(action, actions.SpaceFreed) for action in state.actions)

@@ -15,6 +15,7 @@ from shoal import errors
 from shoal.planning import Planner
 from shoal_core import index, keys, limits
 from shoal_core.verbs import plan
+from shoal_node import planning
 from tests.support import waiting
 from tests.support.http_origin import Fault, HttpOrigin
 from tests.support.running_node import InProcessNode, MakeInProcess, MakeProcess
@@ -177,6 +178,17 @@ def test_a_dead_stream_gives_way_and_a_new_one_goes_on(
 def clock_lives(node: InProcessNode) -> bool:
     with node.node.step() as state:
         return state.streams.clock(0).live
+
+
+def test_a_plan_of_a_client_that_is_gone_begins_no_stream(
+    node: InProcessNode, client: shoal.Client, http_origin: HttpOrigin
+) -> None:
+    """It may be read when its sender's end was seen already: nothing would ever end the stream."""
+    info = client.info(http_origin.put("/data", bytes(BLOCK)))
+    request = plan.Request(STREAM, 0, [info.fingerprint], [plan.Use(0, 0, 1, 5)], 0, 0)
+    with pytest.raises(errors.BadRequest, match="events connection"):
+        planning.answer(node.node, bytes(16), request)
+    assert not clock_lives(node)
 
 
 def test_a_plan_for_what_the_node_forgot_is_made_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ import shoal
 from shoal import errors
 from shoal_core import index, keys
 from shoal_core.verbs import complain, get
+from shoal_node.tiers import dram
 from tests.support import waiting
 from tests.support.http_origin import Fault, HttpOrigin
 from tests.support.running_node import InProcessNode, MakeInProcess
@@ -235,13 +237,19 @@ def test_evicted_from_memory_it_comes_back_from_disk(
         assert http_origin.count("/data") > before
 
 
-def test_memory_that_stops_growing_is_still_used(
-    in_process_node: MakeInProcess, monkeypatch: pytest.MonkeyPatch, http_origin: HttpOrigin
-) -> None:
-    from shoal_node import runtime
+def no_descriptor() -> int:
+    raise OSError(errno.EMFILE, "no descriptor is left")
 
+
+@pytest.mark.parametrize("available", [lambda: 0, no_descriptor])
+def test_memory_that_stops_growing_is_still_used(
+    in_process_node: MakeInProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    http_origin: HttpOrigin,
+    available: Callable[[], int],
+) -> None:
     node = in_process_node({"dram": {"budget_bytes": "16MiB"}})
-    monkeypatch.setattr(runtime, "available_memory_bytes", lambda: 0)
+    monkeypatch.setattr(dram, "available_memory_bytes", available)
     data = os.urandom(12 << 20)
     url = http_origin.put("/data", data)
     with shoal.connect(node.tcp_address) as client:

@@ -28,7 +28,10 @@ _TURN_S = 5.0
 
 def connect(path: str, deadline: float) -> SocketChannel:
     """Channel to the node that listens at `path`. NodeGone when nobody does."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:  # no descriptor is left
+        raise NodeGone(f"{path}: {error.strerror or error}") from error
     try:
         sock.settimeout(max(0.001, deadline - time.monotonic()))
         sock.connect(path)

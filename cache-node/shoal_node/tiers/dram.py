@@ -7,11 +7,13 @@ sealed. The node's own mapping, made before, stays writable. A segment belongs t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
 import os
 
+from shoal_core import limits
 from shoal_core.errors import ConfigError, NoSpace
 
 _MFD_HUGETLB = 0x4
@@ -19,12 +21,15 @@ _F_SEAL_FUTURE_WRITE = 0x10
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL
 _HUGE_PAGE_BYTES = 2 << 20
 
+_MARGIN_BYTES = 256 * limits.MIB
+"""Memory left to the machine when a segment is made; below it the cache stops growing instead."""
+
 
 class DramSegment:
     """One sealed segment. `memory` is writable here and only here."""
 
     def __init__(self, size: int, tenant: str, huge_pages: str) -> None:
-        """Blocks for about 0.3 s per GiB. NoSpace when the memory cannot be had; ConfigError for `require`."""
+        """See `make`, which looks first at what is free."""
         self.size = size
         self.tenant = tenant
         self.huge = False
@@ -38,8 +43,12 @@ class DramSegment:
             self.descriptor = self._make(size, 0)
         if self.descriptor < 0:
             raise NoSpace(f"cannot have {size} bytes of memory for a DRAM segment")
-        self._map = mmap.mmap(self.descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, SEALS)
+        try:
+            self._map = mmap.mmap(self.descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, SEALS)
+        except OSError:
+            os.close(self.descriptor)
+            raise
         self.memory = memoryview(self._map)
 
     def close(self) -> None:
@@ -70,3 +79,38 @@ class DramSegment:
                 raise
             return -1
         return descriptor
+
+
+def make(size: int, tenant: str, huge_pages: str) -> DramSegment:
+    """Blocks for about 0.3 s per GiB. NoSpace when it cannot be had, whatever the system says of it; ConfigError for
+    `require`."""
+    try:
+        if available_memory_bytes() < size + _MARGIN_BYTES:
+            raise NoSpace(f"less than {size} bytes and a margin are free on this machine")
+        return DramSegment(size, tenant, huge_pages)
+    except NoSpace:
+        raise
+    except OSError as error:
+        raise NoSpace(f"no DRAM segment of {size} bytes: {error}") from error
+
+
+def available_memory_bytes() -> int:
+    """Memory that can be taken without swapping: the machine's, or what the control group still allows if less."""
+    with open("/proc/meminfo") as file:
+        available = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    for limit, usage in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError), open(limit) as most, open(usage) as used:
+            available = min(available, int(most.read()) - int(used.read()))
+    return available
+
+
+def huge_pages_configured() -> bool:
+    """Whether the machine sets huge pages aside at all: only then is not getting them a fallback."""
+    try:
+        with open("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages") as file:
+            return int(file.read()) > 0
+    except OSError:
+        return False
