@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from shoal_core import digests, environment, flight, index, keys, limits
 from shoal_core.config import NodeConfig
-from shoal_core.errors import BadRequest, DeadlineExceeded, NoSpace, ShoalError, UnknownObject
+from shoal_core.errors import BadRequest, DeadlineExceeded, ShoalError, UnknownObject
 from shoal_core.verbs import get
 from shoal_node import actions, inspection
 from shoal_node.batches import Batch, Delivered

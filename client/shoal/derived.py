@@ -13,9 +13,12 @@ memory up to a limit, and is said once in the log.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 import struct
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +29,7 @@ from shoal.objects import ObjectInfo
 from shoal_core import keys, limits
 from shoal_core.errors import (
     BadRequest,
+    Corrupt,
     DeadlineExceeded,
     NodeGone,
     NoSpace,
@@ -55,10 +59,12 @@ _TOGETHER = 1024
 """Objects looked up at once."""
 _AT_ONCE_BYTES = limits.BATCH_BYTES_MAX
 
-_NOT_KEPT = NodeGone, NoSpace, NotFound, DeadlineExceeded, ProtocolError, UnknownObject
-"""Reasons for which the cache does not keep something, none of which fails whoever made it."""
+_NOT_KEPT = NodeGone, NoSpace, NotFound, DeadlineExceeded, ProtocolError, UnknownObject, Corrupt
+"""Reasons for which the cache does not keep something or give it, none of which fails whoever wants it: it is made."""
 
 _remembered: OrderedDict[str, Buffer] = OrderedDict()
+_lock = threading.Lock()
+"""Guards `_remembered`."""
 _said: list[str] = []
 
 
@@ -185,10 +191,11 @@ def remember(name: str, data: Buffer, reason: Exception) -> None:
     if not _said:
         _said.append(name)
         log.warning("the cache does not keep what is made of its objects, so it will be made again: %s", reason)
-    _remembered[name] = data
-    size = sum(len(kept) for kept in _remembered.values())
-    while size > _REMEMBERED_BYTES and len(_remembered) > 1:
-        size -= len(_remembered.popitem(last=False)[1])
+    with _lock:
+        _remembered[name] = data
+        size = sum(len(kept) for kept in _remembered.values())
+        while size > _REMEMBERED_BYTES and len(_remembered) > 1:
+            size -= len(_remembered.popitem(last=False)[1])
 
 
 def remembered(name: str) -> Buffer | None:
@@ -209,21 +216,21 @@ def _find(client: Client, names: Sequence[str]) -> list[Buffer | None]:
             if head is not None and (body := _parsed(names[position], head)) is not None:
                 wanted.append((position, body))
         bodies = claims(client, [body for _, body in wanted])
-    except (NodeGone, ProtocolError):
-        return contents
-    for group in _groups(bodies):
-        for place, content in zip(group, _read(client, [bodies[place] for place in group]), strict=True):
-            contents[wanted[place][0]] = _whole(client, bodies[place], content)
+        for group in _groups(bodies):
+            for place, content in zip(group, _read(client, [bodies[place] for place in group]), strict=True):
+                contents[wanted[place][0]] = _whole(client, bodies[place], content)
+    except _NOT_KEPT:
+        pass  # what was not found so far is made, and `keep` says why it will be again
     return contents
 
 
 def _read(client: Client, infos: Sequence[ObjectInfo]) -> list[bytes | None]:
-    """Contents; None for what is not there. Other errors are raised."""
+    """Contents; None for what the cache does not give. Other errors are raised."""
     contents: list[bytes | None] = []
     for content in client.read_many(infos, return_errors=True):
-        if isinstance(content, ShoalError) and not isinstance(content, NotFound):
+        if isinstance(content, ShoalError) and not isinstance(content, _NOT_KEPT):
             raise content
-        contents.append(None if isinstance(content, NotFound) else content)
+        contents.append(None if isinstance(content, ShoalError) else content)
     return contents
 
 
@@ -231,7 +238,8 @@ def _whole(client: Client, body: ObjectInfo, content: bytes | None) -> bytes | N
     if content is None or hashlib.blake2b(content, digest_size=16).hexdigest() == body.etag:
         return content
     log.warning("%s: is not what was stored; making it again", body.url)
-    forget(client, [body])
+    with contextlib.suppress(*_NOT_KEPT):
+        forget(client, [body])
     return None
 
 
@@ -270,3 +278,11 @@ def _groups(infos: Sequence[ObjectInfo]) -> list[range]:
 
 def _milliseconds(deadline: float) -> int:
     return max(1, int((deadline - time.monotonic()) * 1000))
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -1,12 +1,14 @@
 """What a loader tells its node: where its stream is, what comes next, and how long training waited for it.
 
 A plan is advice. Whatever goes wrong with one (the node is gone, slow, older than the verb) costs the loader nothing
-but the advice: `send` says that nothing was accepted and raises nothing, and what it was to report goes with the next.
-The stream ends at the node when the planner is closed, or with its client.
+but the advice: `send` says that nothing was accepted, and what it was to report goes with the next. Only a client that
+was closed is an error: there will be no next. The stream ends at the node when the planner is closed, or with its
+client.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 from shoal.client import Client
 from shoal.objects import ObjectInfo
 from shoal_core import limits
-from shoal_core.errors import ShoalError, UnknownObject
+from shoal_core.errors import Closed, ShoalError, UnknownObject
 from shoal_core.verbs import plan
 
 _CLOSE_S = 1.0
@@ -34,8 +36,12 @@ class Planner:
         self._steps = 0
         """Both not reported yet."""
         self._told = False
+        self.answered = False
+        """Whether the last plan was: nothing accepted and no answer are two things."""
         self.settled = False
         """What the last reply said: plans change nothing for now."""
+        self.connection: bytes | None = None
+        """Names the one that the last reply came over: behind another is a node that may have heard nothing so far."""
 
     def send(
         self,
@@ -53,7 +59,8 @@ class Planner:
         What is used before `fill_until` and is not in the node's memory is filled, in the order given; where something
         has to go for it, only if it is used before `evict_until` (None: the same). Returns how many
         of `uses` were dealt with; the rest is to be said again with the next plan. `waited_s` and `steps` are what
-        training waited, and for how many steps, since the last call. Raises nothing that concerns the node.
+        training waited, and for how many steps, since the last call. Raises Closed, and nothing that concerns the
+        node.
         """
         objects: dict[bytes, ObjectInfo] = {}
         numbers: dict[bytes, int] = {}
@@ -67,7 +74,7 @@ class Planner:
             named.append(plan.Use(numbers.setdefault(info.fingerprint, len(numbers)), first, count, use_at))
         with self._lock:
             self._waited_s = min(self._waited_s + waited_s, limits.STREAM_WAIT_S_MAX)
-            self._steps += steps
+            self._steps = min(self._steps + steps, int(limits.STREAM_WAIT_S_MAX))
             request = plan.Request(
                 self._stream,
                 position,
@@ -78,10 +85,11 @@ class Planner:
                 self._waited_s,
                 self._steps,
             )
+            self._told = True  # a plan whose reply comes too late has begun the stream all the same
             accepted = self._send(request, list(objects.values()), time.monotonic() + deadline_s)
             if accepted is None:
                 return 0
-            self._waited_s, self._steps, self._told = 0.0, 0, True
+            self._waited_s, self._steps = 0.0, 0
         return min(accepted, len(named))
 
     def close(self) -> None:
@@ -90,21 +98,26 @@ class Planner:
             if self._told:
                 self._told = False
                 request = plan.Request(self._stream, 0, [], [], 0, 0, self._waited_s, self._steps, True)
-                self._send(request, [], time.monotonic() + _CLOSE_S)
+                with contextlib.suppress(Closed):
+                    self._send(request, [], time.monotonic() + _CLOSE_S)
 
     def _send(self, request: plan.Request, objects: list[ObjectInfo], deadline: float) -> int | None:
         """None when it did not reach the node, or was not understood."""
-        self.settled = False
+        self.answered = self.settled = False
         try:
             try:
                 return self._called(request, deadline)
             except UnknownObject:
                 self._client._reading.resolve_again(objects, deadline)
                 return self._called(request, deadline)
-        except ShoalError:
+        except Closed:
+            raise
+        except (ShoalError, OSError):
             return None
 
     def _called(self, request: plan.Request, deadline: float) -> int:
         reply: plan.Reply = self._client.session.call(plan.KIND, request, deadline)
-        self.settled = reply.settled
+        self.answered, self.settled = True, reply.settled
+        if (attachment := self._client.session.attachment) is not None:
+            self.connection = attachment.identity
         return reply.accepted

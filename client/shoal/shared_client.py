@@ -11,12 +11,14 @@ likewise (`like`): one that was offered, one of these, or a new one of these.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import shoal
 
 if TYPE_CHECKING:
     from shoal.client import Client
+
+Name = TypeVar("Name")
 
 Way = tuple[str, float, tuple[tuple[str, str], ...]]
 """(address, seconds until a deadline, names of datasets and where they come from)."""
@@ -29,7 +31,7 @@ _offered: weakref.WeakValueDictionary[Way, Client] = weakref.WeakValueDictionary
 def get(**options: Any) -> Client:
     """The client for these options of `shoal.connect`; None means not given."""
     given = tuple(sorted((name, value) for name, value in options.items() if value is not None))
-    client = _clients.get(given)
+    client = _open(_clients, given)
     if client is None:
         # No lock, which a fork could copy while it is held: of two threads that meet here, one closes its client again.
         made = shoal.connect(**dict(given))
@@ -54,10 +56,19 @@ def offer(client: Client) -> None:
 def like(way_: Way) -> Client:
     """A client of this process that is connected this way."""
     client = _offered.get(way_)
-    if client is None or client._session.closed:
-        shared = [client for client in list(_clients.values()) if isinstance(client.address, str)]
-        client = next((client for client in shared if way(client) == way_), None) or _likewise.get(way_)
+    if client is None or client.session.closed:
+        shared = [each for each in list(_clients.values()) if isinstance(each.address, str) and not each.session.closed]
+        client = next((each for each in shared if way(each) == way_), None) or _open(_likewise, way_)
     if client is None:
         address, deadline_s, datasets = way_
         client = _likewise.setdefault(way_, shoal.connect(address, deadline_s=deadline_s, datasets=dict(datasets)))
+    return client
+
+
+def _open(clients: dict[Name, Client], name: Name) -> Client | None:
+    """The one of this name. One that somebody closed goes, so that another is made: others of this process need it."""
+    client = clients.get(name)
+    if client is not None and client.session.closed:
+        clients.pop(name, None)
+        return None
     return client

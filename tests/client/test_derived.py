@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +16,10 @@ import pytest
 
 import shoal
 from shoal import derived, errors
-from shoal_core.verbs import resolve
+from shoal_core.verbs import evict, resolve
 from tests.support import waiting
-from tests.support.running_node import MakeProcess, NodeProcess
+from tests.support.running_node import MakeInProcess, MakeProcess, NodeProcess
+from tests.support.watched_door import WatchedDoor
 
 Builds = Callable[[], bytes]
 
@@ -168,7 +172,38 @@ def test_a_name_that_no_url_can_hold_is_refused(client: shoal.Client) -> None:
         derived.load(client, "x" * 9000, lambda: b"")
 
 
-# Without a node, or without room in it.
+# Without a node, or without room in it, or without an answer in time.
+
+
+def test_a_node_that_does_not_answer_in_time_makes_it_built(
+    in_process_node: MakeInProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = WatchedDoor(in_process_node({}).memory)
+    builder = Builder(os.urandom(1000))
+    with shoal.connect(door) as client:
+        assert client.terms() is not None
+        monkeypatch.setattr(derived.limits, "DEADLINE_S_DEFAULT", 0.2)
+        held = door.hold(resolve)
+        assert derived.load(client, "late", builder) == builder.content
+        held.let_go()
+    assert builder.count == 1
+
+
+def test_damage_that_cannot_be_dropped_makes_it_built(
+    in_process_node: MakeInProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = WatchedDoor(in_process_node({}).memory)
+    builder = Builder(os.urandom(1000))
+    with shoal.connect(door) as client:
+        derived.load(client, "damaged", builder)
+        body = infos(client, "damaged", builder.content)[1]
+        derived.forget(client, [body])
+        derived.put(client, body, os.urandom(1000))
+        monkeypatch.setattr(derived.limits, "DEADLINE_S_DEFAULT", 0.2)
+        held = door.hold(evict)
+        assert derived.load(client, "damaged", builder) == builder.content
+        held.let_go()
+    assert builder.count == 2
 
 
 def test_without_a_node_the_process_remembers(node_process: MakeProcess, caplog: pytest.LogCaptureFixture) -> None:
@@ -203,6 +238,45 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         derived.remember(f"bounded {number}", bytes(40), errors.NodeGone("test"))
     assert [derived.remembered(f"bounded {number}") for number in range(5)] == [None] * 3 + [bytes(40)] * 2
+
+
+def test_many_threads_remember_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(derived, "_REMEMBERED_BYTES", 100_000)
+
+    def remember(thread: int) -> None:
+        for number in range(200):
+            derived.remember(f"{thread} {number}", bytes(1000), errors.NodeGone("test"))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(remember, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert sum(len(kept) for kept in derived._remembered.values()) == 100_000
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent() -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with derived._lock:
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert inside.wait(10)
+    child = os.fork()
+    if not child:
+        signal.alarm(5)
+        derived.remember("in the child", b"abc", errors.NodeGone("test"))
+        os._exit(0 if derived.remembered("in the child") == b"abc" else 1)
+    status = os.waitpid(child, 0)[1]
+    leave.set()
+    thread.join()
+    assert status == 0
 
 
 def test_kill_9_and_a_restart_keep_it(node_process: MakeProcess, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ write(refused=refused, counts=counts)
 def test_a_distributed_checkpoint_resumes_on_other_numbers_of_ranks(run: Run, tmp_path: Path) -> None:
     """3 ranks for two steps, 2 for two more, 4 to the end: together one rank's stream, through real DCP."""
     body = """
-loader = DataLoader(range(50), shuffle=True, global_batch_size=6, rank=rank, world_size=world_size)
+loader = DataLoader(range(52), shuffle=True, global_batch_size=6, rank=rank, world_size=world_size)
 if {load!r}:
     dcp.load({{"loader": loader}}, checkpoint_id={load!r})
 seen, before = [], loader.state_dict()
@@ -152,7 +152,7 @@ write(seen=seen, before=before, state=state)
         seen += [item for step in range(steps) for rank in found for item in rank["seen"][step]]
     from shoal.torch import DataLoader
 
-    assert seen == [number for batch in DataLoader(range(50), shuffle=True, batch_size=1) for number in batch.tolist()]
+    assert seen == [number for batch in DataLoader(range(52), shuffle=True, batch_size=1) for number in batch.tolist()]
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

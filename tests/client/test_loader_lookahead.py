@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ torch = pytest.importorskip("torch")
 import shoal  # noqa: E402
 from shoal import errors  # noqa: E402
 from shoal.torch import BlockShuffle, DataLoader, Dataset, Views, batches  # noqa: E402
+from shoal.torch import waiting as torch_waiting  # noqa: E402
+from shoal.torch.formats.interface import Place  # noqa: E402
+from shoal.torch.lookahead import Lookahead  # noqa: E402
 from shoal.torch.sharding import Step  # noqa: E402
 from tests.support import waiting  # noqa: E402
 from tests.support.running_node import NodeProcess  # noqa: E402
@@ -83,6 +87,114 @@ def batch_lengths(loader: DataLoader) -> list[int]:
     return [size for batch in loader for size in batch["data"].tolist()]
 
 
+def filled_ahead(client: shoal.Client) -> int:
+    return client.node_stats()["prefetches"]["filled"]
+
+
+def looking_ahead(loader: DataLoader) -> Lookahead:
+    assert loader._lookahead is not None
+    return loader._lookahead
+
+
+def test_what_was_read_is_told_though_it_cannot_be_filled(node_process: Callable[..., NodeProcess], url: str) -> None:
+    """Two epochs are seen ahead, so all that is gone again comes so soon that it is to be filled, and has no room."""
+    node = node_process({"dram": {"budget_bytes": "8MiB"}})
+    with shoal.connect(node.address) as client:
+        loader = DataLoader(Dataset(url, transform=length, client=client), 50, shuffle=True)
+        assert len(batch_lengths(loader)) == FILES
+        lookahead, run = looking_ahead(loader), loader._run
+        assert run is not None
+        waiting.until(lambda: client.node_stats()["loader_steps"] == len(loader), "all steps were told")
+        lookahead.took(run, Step(list(range(FILES)), [], [], FILES), 0.0)
+        waiting.until(lambda: not lookahead._heard and not lookahead._late, "all of it was told")
+
+
+class InManyParts(Dataset):
+    """Samples of many ranges, as tokens of many short documents are."""
+
+    def places(self, numbers: Sequence[int]) -> list[list[Place]]:
+        return [places * 100 for places in super().places(numbers)]
+
+
+def test_what_comes_has_its_share_of_each_plan(node_process: Callable[..., NodeProcess], url: str) -> None:
+    """What one step read is more than a plan can hold."""
+    node = node_process({})
+    with shoal.connect(node.address) as client:
+        loader = DataLoader(InManyParts(url, transform=length, client=client), 64, shuffle=True)
+        epoch, left = iter(loader), 0
+        for number in range(5):
+            before = filled_ahead(client)
+            next(epoch)
+            waiting.until(lambda before=before: filled_ahead(client) > before, f"filled ahead after step {number}")
+            left = len(looking_ahead(loader)._late)
+        waiting.until(lambda: not looking_ahead(loader)._heard, "the thread has heard of all")
+        assert 0 < left < 5 * 64, "what was told is told once"
+
+
+class FailsOnce(Dataset):
+    """Looks up where samples lie, but for the second time."""
+
+    calls = 0
+
+    def places(self, numbers: Sequence[int]) -> list[list[Place]]:
+        self.calls += 1
+        if self.calls == 2:
+            raise RuntimeError("out of order")
+        return super().places(numbers)
+
+
+def test_an_error_of_any_kind_costs_advice_only(
+    node_process: Callable[..., NodeProcess], url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = node_process({})
+    with shoal.connect(node.address) as client:
+        dataset = FailsOnce(url, transform=length, client=client)
+        loader = DataLoader(dataset, 50, shuffle=True)
+        epoch = iter(loader)
+        next(epoch)
+        waiting.until(lambda: "not told what comes next" in caplog.text, "said so")
+        for _ in epoch:
+            pass
+        waiting.until(lambda: client.node_stats()["loader_steps"] == len(loader), "the thread goes on")
+        assert dataset.calls > 2 and "out of order" in caplog.text
+
+
+def test_a_loader_that_nobody_keeps_looks_ahead_until_its_loop_ends(
+    node_process: Callable[..., NodeProcess], url: str
+) -> None:
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "shoal-lookahead"}
+
+    node, before = node_process({}), threads()
+    with shoal.connect(node.address) as client:
+        dataset = Dataset(url, transform=length, client=client)
+        steps = 0
+        for _ in DataLoader(dataset, 50, shuffle=True):
+            if not steps:
+                waiting.until(lambda: client.node_stats()["fill_bytes"] >= 100 * FILE_BYTES, "filled ahead")
+            steps += 1
+        waiting.until(lambda: threads() <= before, "with the loop the thread ends")
+        assert client.node_stats()["loader_steps"] == steps == FILES // 50
+
+
+def test_a_node_that_was_started_again_is_told_again(node_process: Callable[..., NodeProcess], url: str) -> None:
+    """All of a data set that is small enough to be filled after one plan."""
+    node, count = node_process({}), FILES // 4
+    with shoal.connect(node.address) as client:
+        loader = DataLoader(Dataset(f"{url}/0", transform=length, client=client), 8, shuffle=True)
+        epoch = iter(loader)
+        next(epoch)
+        waiting.until(lambda: client.node_stats()["fill_bytes"] == count * FILE_BYTES, "all were told and filled")
+        before = client._session.attachment
+        node.kill()
+        node.start()
+        waiting.until(lambda: client.terms() and client._session.attachment is not before, "connected again")
+        for _ in range(2):  # with the first the thread learns of it
+            next(epoch)
+            waiting.until(lambda: not looking_ahead(loader)._heard, "the thread has heard of it")
+        waiting.until(lambda: client.node_stats()["fill_bytes"] == count * FILE_BYTES, "and filled again")
+
+
 def test_a_resumed_loader_says_where_it_is(node_process: Callable[..., NodeProcess], url: str) -> None:
     node = node_process({})
     with shoal.connect(node.address) as client:
@@ -146,6 +258,28 @@ def test_a_closed_client_is_an_error_of_the_read(address: str, url: str) -> None
     for _ in range(2):
         with pytest.raises(errors.Closed):
             next(iter(loader))
+
+
+def test_the_thread_ends_with_its_client(address: str, url: str) -> None:
+    client = shoal.connect(address)
+    loader = DataLoader(Dataset(url, transform=length, client=client), 50)
+    next(iter(loader))
+    lookahead, run = looking_ahead(loader), loader._run
+    assert run is not None
+    client.close()
+    lookahead.took(run, Step(list(range(50)), [], [], 100), 0.0)  # as a worker's batch, which has a client of its own
+    waiting.until(lambda: not lookahead._thread.is_alive(), "nobody is left to be told")
+    assert not lookahead.ours and not lookahead._heard
+
+
+def test_a_worker_begins_with_an_empty_account(client: shoal.Client, url: str) -> None:
+    dataset = Dataset(url, transform=length, client=client)
+    for number in range(4):
+        dataset[number]
+    loader = DataLoader(dataset, 200, num_workers=1, multiprocessing_context="fork")
+    assert len(batch_lengths(loader)) == FILES
+    torch_waiting.stages = torch_waiting.Stages()
+    assert sum(loader.stats().stages.blocks.values()) == FILES
 
 
 def test_what_a_silent_node_is_not_told_is_bounded(node_process: Callable[..., NodeProcess], url: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import logging
 import os
 import pickle
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +21,8 @@ from shoal.client import Client  # noqa: E402
 from shoal.lending import Range  # noqa: E402
 from shoal.objects import ObjectInfo  # noqa: E402
 from shoal.torch import references  # noqa: E402
-from shoal.torch.views import read_views  # noqa: E402
+from shoal.torch import views as views_module  # noqa: E402
+from shoal.torch.views import Views, read_views  # noqa: E402
 from shoal_core.verbs import get  # noqa: E402
 from tests.support import waiting  # noqa: E402
 from tests.support.objects import MakeObject  # noqa: E402
@@ -257,6 +261,44 @@ def test_what_arrives_is_read_with_one_request_through_the_client_at_hand(
     assert late._client is shared_client.like(shared_client.way(unix_client)) is not unix_client
     late._client.close()
     shared_client._likewise.clear()
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_without_descriptors_the_bytes_are_read_again(
+    node: InProcessNode,
+    make_object: MakeObject,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    left: int,
+) -> None:
+    """A worker pickles in a thread of its queue, where an error loses the batch, and the loop waits for ever."""
+    monkeypatch.setattr(views_module, "_said", [])
+    with shoal.connect(node.tcp_address) as client:
+        ranges, expected = some_ranges(client, make_object)
+        views = read_views(client, ranges)
+        with caplog.at_level(logging.WARNING, "shoal"):
+            sent = [pickled_with_few_descriptors(views, left) for _ in range(2)]
+        for each in sent:
+            assert [shown(tensor) for tensor in pickle.loads(each).tensors()] == expected
+    said = sum("without their bytes" in record.message for record in caplog.records)
+    assert said == 1 if left < 2 else said <= 1, "the first two are memory and its mapping"
+
+
+def pickled_with_few_descriptors(views: Views, left: int) -> bytes:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, hard))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(left):
+            os.close(taken.pop())
+        return pickle.dumps(views)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 def test_references_say_once_what_is_shared() -> None:

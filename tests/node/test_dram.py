@@ -11,8 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from shoal_core.errors import ConfigError, NoSpace
-from shoal_node.tiers.dram import huge_pages_configured
-from shoal_node.tiers.dram import SEALS, DramSegment
+from shoal_node.tiers.dram import SEALS, DramSegment, huge_pages_configured
 
 SIZE = 4 << 20
 

@@ -3,8 +3,9 @@
 from shoal.torch.dataset import Dataset, Sample
 from shoal.torch.formats.documents import Document, Filter
 from shoal.torch.formats.tokenised import Tokenizer
-from shoal.torch.loader import BlockShuffle, DataLoader
+from shoal.torch.loader import DataLoader
 from shoal.torch.sharding import Locality
+from shoal.torch.stream import BlockShuffle
 from shoal.torch.views import Views, read_views
 from shoal.torch.waiting import LoaderStats
 

@@ -7,6 +7,7 @@ process's own, so a data set may be forked and pickled.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -34,7 +35,7 @@ _SUFFIXES = {"webdataset": webdataset.SUFFIXES}
 
 
 class Dataset(torch.utils.data.Dataset[Any]):
-    """All samples below `url`, in the order of their files' names.
+    """All samples below `url`, in the order of their files' names. A path on this machine will do.
 
     `format` is one of
     - `files`: each file is a sample, `{data, label, path}`; `classes` are the folders directly below the URL.
@@ -54,7 +55,7 @@ class Dataset(torch.utils.data.Dataset[Any]):
 
     def __init__(
         self,
-        url: str,
+        url: str | os.PathLike[str],
         *,
         format: str = "files",  # noqa: A002 the word users expect
         transform: Callable[[Any], Any] | None = None,
@@ -64,7 +65,7 @@ class Dataset(torch.utils.data.Dataset[Any]):
         client: Client | None = None,
         **options: Unpack[TokenOptions],
     ) -> None:
-        self.url = url.rstrip("/") + "/"
+        self.url = _url_of(url).rstrip("/") + "/"
         self.format = format
         self.transform = transform
         self.views = views
@@ -187,3 +188,10 @@ class Dataset(torch.utils.data.Dataset[Any]):
         except Exception as error:
             error.add_note(f"in the transform of {self._samples.name(number)}")
             raise
+
+
+def _url_of(url: str | os.PathLike[str]) -> str:
+    text = os.fspath(url)
+    if isinstance(url, os.PathLike) or text.startswith(("/", "./", "../", "~")):
+        return f"file://{os.path.abspath(os.path.expanduser(text))}"
+    return text

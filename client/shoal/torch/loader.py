@@ -14,37 +14,23 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch.utils.data
 from torch.utils.data.distributed import DistributedSampler
 
-from shoal.torch import batches, ranks, waiting
-from shoal.torch.dataset import Dataset
+from shoal.torch import batches, ranks, subsets, waiting
+from shoal.torch import stream as streams
+from shoal.torch.epoch import Epoch
 from shoal.torch.feed import Batched, Feed, GivenOrder, OwnOrder, Run, Source
 from shoal.torch.lookahead import Lookahead
 from shoal.torch.marks import Marks
 from shoal.torch.sharding import Locality, Shard, Step, Steps
-from shoal.torch.state import State, check, describe
-from shoal.torch.waiting import Account, LoaderStats, Stamped, Stamping
+from shoal.torch.state import State, check
+from shoal.torch.stream import BlockShuffle
+from shoal.torch.waiting import Account, LoaderStats, Stamping
 from shoal_core.errors import BadRequest
-from shoal_core.order import Blocks, Order, Sequential, Shuffled
-
-_WINDOW_BLOCKS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class BlockShuffle:
-    """`shuffle=BlockShuffle()`: blocks of neighbouring samples in shuffled order, samples shuffled within a window.
-
-    Reads stay nearly sequential, at the price of a less thorough shuffle.
-    """
-
-    block: int | None = None
-    """Samples in a block; None: as many as lie in one block of the cache (`Dataset.shuffle_block`)."""
-    window: int = _WINDOW_BLOCKS
-    """Blocks that are shuffled together."""
+from shoal_core.order import Order
 
 
 class DataLoader(torch.utils.data.DataLoader[Any]):
@@ -96,36 +82,36 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         locality: Locality | None = None,
     ) -> None:
         iterable = isinstance(dataset, torch.utils.data.IterableDataset)
-        given = sampler is not None or batch_sampler is not None
-        steps: Steps | None = None
-        if given or iterable:
+        theirs: Any = shuffle
+        steps = None
+        if iterable or sampler is not None or batch_sampler is not None:
             _refuse(
                 sampler, iterable, seed=seed, rank=rank, world_size=world_size, process_group=process_group,
                 global_batch_size=global_batch_size, pad_last=pad_last or None, locality=locality,
             )  # fmt: skip
         else:
             shard = ranks.find(rank, world_size, process_group)
-            step = _global_batch(batch_size, global_batch_size, shard)
-            steps = Steps(len(dataset), step, shard, drop_last, pad_last, locality)
-            batch_size = None if batch_size is None else steps.batch_size
-        if with_index and (iterable or not in_order):
-            raise BadRequest("with_index: an iterable data set, or in_order=False, does not say which sample is which")
+            size = _global_batch(batch_size, global_batch_size, shard)
+            steps = Steps(len(dataset), size, shard, drop_last, pad_last, locality)
+            theirs, batch_size = None, None if batch_size is None else steps.batch_size
+        Marks.check(with_index, iterable, in_order)
         options: dict[str, Any] = {} if in_order else {"in_order": False}  # which torch below 2.6 does not know
-        super().__init__(
-            # Of what does not go together torch says so.
-            dataset, batch_size, bool(shuffle) if given or iterable else None, sampler, batch_sampler, num_workers,
-            collate_fn, pin_memory, drop_last, timeout,
+        viewed = collate_fn is None and batch_size is not None and subsets.viewed(dataset)
+        super().__init__(  # of what does not go together torch says so
+            dataset, batch_size, theirs, sampler, batch_sampler, num_workers,
+            batches.collate if viewed else collate_fn, pin_memory, drop_last, timeout,
             batches.Keeping(worker_init_fn, prefetch_factor) if prefetch_factor else worker_init_fn,
             multiprocessing_context, generator, prefetch_factor=prefetch_factor, persistent_workers=persistent_workers,
             pin_memory_device=pin_memory_device, **options,
         )  # type: ignore[arg-type]  # fmt: skip
-        self.collate_fn = Stamping(collate_fn or _collation(self))  # type: ignore[assignment]
         self._marks = Marks(with_index, pad_last, single=self.batch_size is None and batch_sampler is None)
         self._seed_given, self._seed, self._in_order = seed is not None, seed or 0, in_order
-        if not iterable:
-            self._digest, order_of = _stream(dataset, "given" if given else shuffle)
-            own = OwnOrder(steps, order_of, self._seed) if steps else None
-            self._take_over(_given(self, sampler, batch_sampler) if own is None else own)
+        if steps is not None:
+            own = streams.own(dataset, shuffle)
+            self._take_over(OwnOrder(steps, own.order, self._seed), own.digest)
+        elif not iterable:
+            source = _given(self, sampler, batch_sampler)
+            self._take_over(source, streams.given(dataset, source.kind))
 
     _lookahead: Lookahead | None = None
     _source: Source | None = None
@@ -135,9 +121,9 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     _next: tuple[int, int] | None = 0, 0
     """(epoch, position) of the next iter(); None: the epoch after the present one."""
 
-    def _take_over(self, source: Source) -> None:
+    def _take_over(self, source: Source, digest: str) -> None:
         """torch draws indices from `source` from now on."""
-        self._source = source
+        self._source, self._digest = source, digest
         self._feed = Feed(source, self._marks.single)
         # torch forbids to set these later, for the sake of those who would expect an effect: here is one.
         self.__dict__["sampler" if self._marks.single else "batch_sampler"] = self._feed
@@ -152,24 +138,46 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
                 self._source.plan.check_end(start)
             steps = self._source.steps(epoch, start)
         run = Run(epoch, start, steps)
-        if self._source is not None:
-            self._feed.run = run
-        batches = super().__iter__()
+        batches = self._begun(run)
         self._account, self._run, self._next = account, run, None
         if (lookahead := self._look_ahead()) is not None:
             lookahead.begin(run)
         account.waited(asked_s)
-        return _Epoch(batches, run, account, self._marks if self._source is not None else None, lookahead)
+        marks = self._marks if self._source is not None else None
+        length = self._source.plan.step_count(start) if isinstance(self._source, OwnOrder) else None
+        return Epoch(self, batches, run, account, marks, lookahead, length)
+
+    def _begun(self, run: Run) -> Any:
+        """torch's iterator over a run. Only while it is made do indices come from the run, and batches get a stamp: to
+        libraries that take them from here, our sampler and collate_fn are like any."""
+        collate = self.collate_fn
+        self.collate_fn = Stamping(collate)  # type: ignore[assignment]
+        if self._source is not None:
+            self._feed.run = run
+        try:
+            return super().__iter__()
+        finally:
+            self.collate_fn = collate
+            if self._source is not None:
+                self._feed.run = None
 
     def _look_ahead(self) -> Lookahead | None:
         """Whoever tells the node what comes; None where the order or the data set are not ours."""
-        dataset, source = self.dataset, self._source
+        source = self._source
         if self._lookahead is not None and not self._lookahead.ours:
             self._lookahead = None  # a forked child has none of its parent's
-        if self._lookahead is None and isinstance(dataset, Dataset) and isinstance(source, OwnOrder) and len(source):
-            self._lookahead = Lookahead(dataset, source)  # type: ignore[arg-type]  # torch's own Dataset is generic
-            weakref.finalize(self, self._lookahead.close)
+        if self._lookahead is None and isinstance(source, OwnOrder) and len(source):
+            dataset = subsets.located(self.dataset)
+            if dataset is not None:
+                self._lookahead = Lookahead(dataset, source)
+                weakref.finalize(self, self._lookahead.close)
         return self._lookahead
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, or a copy: it goes on with the epoch that would be next here."""
+        here = {"_lookahead", "_account", "_run"}
+        kept = {name: value for name, value in self.__dict__.items() if name not in here}
+        return kept | {"_iterator": None, "_next": self._upcoming()}
 
     # Where the stream is
 
@@ -180,10 +188,12 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """The next iter() goes through this epoch, from where a loaded state left it, if that is of the same one."""
-        if epoch < 0:
-            raise BadRequest(f"set_epoch: {epoch} is not a count")
+        if not isinstance(epoch, int) or epoch < 0:  # pyright: ignore[reportUnnecessaryIsInstance] - a float, perhaps
+            raise BadRequest(f"set_epoch: {epoch!r} is not a count")
         if self._next is None or self._next[0] != epoch:
             self._next = epoch, 0
+        if self._source is not None:
+            self._feed.set_epoch(epoch)
         if isinstance(self._source, GivenOrder | Batched):
             self._source.set_epoch(epoch)
 
@@ -218,6 +228,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         self._seed, self._next = found.seed, (found.epoch, found.position)
         if isinstance(self._source, OwnOrder):
             self._source.seed = found.seed
+        elif isinstance(self._source, GivenOrder | Batched):
+            self._source.set_epoch(found.epoch)
 
     def _check_exact(self) -> None:
         if self._source is None:
@@ -226,9 +238,10 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             raise BadRequest("state_dict: with in_order=False batches overtake each other, so no position is exact")
 
     def _upcoming(self) -> tuple[int, int]:
-        if self._next is not None:
-            return self._next
-        return (self._run.epoch + 1 if self._run is not None else 0), 0
+        epoch, position = self._next or ((self._run.epoch + 1 if self._run is not None else 0), 0)
+        if isinstance(self._source, GivenOrder | Batched) and (said := self._source.epoch) is not None:
+            return said, position if said == epoch else 0  # whoever has the order moves it on
+        return epoch, position
 
     # How it went
 
@@ -239,49 +252,6 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     def why_slow(self) -> str:
         """In words, which stage holds the loop: origin, disk, network, decode, workers. Or that none does."""
         return waiting.explain(self.stats())
-
-
-class _Epoch:
-    """torch's iterator of one epoch under a stop-watch. The loader does not hold it: workers end when the loop does."""
-
-    def __init__(
-        self, batches: Any, run: Run, account: Account, marks: Marks | None, lookahead: Lookahead | None
-    ) -> None:
-        self._batches = batches
-        self._lookahead = lookahead
-        self._run = run
-        self._account = account
-        self._marks = marks
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        asked_s = time.perf_counter()
-        try:
-            stamped: Stamped = next(self._batches)
-        except StopIteration:
-            self._run.ended = True
-            self._account.waited(asked_s)
-            raise
-        except Exception:
-            # This batch is lost; if the loop goes on after all, it is with the next.
-            if self._run.drawn:
-                self._run.drawn.popleft()
-            raise
-        if self._marks is None:
-            self._account.received(None, stamped.stages)
-            self._account.waited(asked_s)
-            return stamped.batch
-        step = self._run.taken()
-        self._account.received(len(step.items), stamped.stages)
-        waited_s = self._account.waited(asked_s)
-        if self._lookahead is not None:
-            self._lookahead.took(self._run, step, waited_s)
-        return self._marks.add(stamped.batch, step)
-
-    def __len__(self) -> int:
-        return len(self._batches)
 
 
 def _refuse(sampler: Any, iterable: bool, **keywords: Any) -> None:
@@ -298,12 +268,6 @@ def _refuse(sampler: Any, iterable: bool, **keywords: Any) -> None:
         raise BadRequest(f"{name}: {what} has its own order and shares; leave one of the two out")
 
 
-def _collation(loader: DataLoader) -> Any:
-    """Where the user gave none: torch's own, but for views, which it does not know."""
-    viewed = isinstance(loader.dataset, Dataset) and loader.dataset.views and loader.batch_size is not None
-    return batches.collate if viewed else loader.collate_fn
-
-
 def _global_batch(batch_size: int | None, global_batch_size: int | None, shard: Shard) -> int:
     if batch_size is not None and batch_size < 1:
         raise BadRequest(f"batch_size={batch_size} is not at least 1")
@@ -318,30 +282,7 @@ def _global_batch(batch_size: int | None, global_batch_size: int | None, shard: 
     return global_batch_size
 
 
-def _stream(dataset: Any, shuffle: Any) -> tuple[str, Callable[[int, int], Order]]:
-    """What names the stream, and its order by (seed, epoch)."""
-    count = len(dataset) if hasattr(dataset, "__len__") else 0
-    if isinstance(shuffle, BlockShuffle):
-        block = shuffle.block or getattr(dataset, "shuffle_block", 1)
-        kind = f"blocks({block},{shuffle.window})"
-        Blocks(1, b"", block, shuffle.window)  # says now which number is wrong
-    else:
-        block, kind = 0, shuffle if isinstance(shuffle, str) else "full" if shuffle else "none"
-    name = getattr(dataset, "digest", None) or f"{type(dataset).__module__}.{type(dataset).__qualname__}"
-    digest = describe(dataset=name, items=count, shuffle=kind)
-
-    def order(seed: int, epoch: int) -> Order:
-        named = f"{digest} seed={seed} epoch={epoch}".encode()
-        if kind == "full" and count:
-            return Shuffled(count, named)
-        if isinstance(shuffle, BlockShuffle) and count:
-            return Blocks(count, named, block, shuffle.window)
-        return Sequential(count)
-
-    return digest, order
-
-
-def _given(loader: DataLoader, sampler: Any, batch_sampler: Any) -> Source:
+def _given(loader: DataLoader, sampler: Any, batch_sampler: Any) -> GivenOrder | Batched:
     if batch_sampler is not None:
         return GivenOrder(batch_sampler, batches=True)
     draws = GivenOrder(sampler, batches=False)

@@ -25,10 +25,11 @@ import torch
 
 from shoal.objects import ObjectInfo
 from shoal.planning import Planner
-from shoal.torch.dataset import Dataset
 from shoal.torch.feed import OwnOrder, Run
 from shoal.torch.formats.interface import Place
 from shoal.torch.sharding import Step
+from shoal.torch.subsets import Located
+from shoal_core import limits
 from shoal_core.errors import Closed, ShoalError
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ _AHEAD_SAMPLES_EVICTING = 64
 goes early is missed longer: a window of W samples costs W of them once more in every epoch."""
 
 _USES_MAX = 2048
-"""In one plan."""
+_BLOCKS_MAX = limits.PLAN_BLOCKS_MAX
+"""In one plan; half of them at most for what was read, so that what comes has its share."""
 
 _LATE_MAX = 4 * _USES_MAX
 """Samples whose next use waits to be told; of more, while the node does not answer, the oldest are left out."""
@@ -88,7 +90,7 @@ _open: weakref.WeakSet[Lookahead] = weakref.WeakSet()
 class Lookahead:
     """One loader's thread. It ends with `close`, which a finalizer of the loader calls."""
 
-    def __init__(self, dataset: Dataset, source: OwnOrder) -> None:
+    def __init__(self, dataset: Located, source: OwnOrder) -> None:
         self._dataset = dataset
         self._source = source
         self._plan = source.plan
@@ -107,8 +109,8 @@ class Lookahead:
         self._waited_s, self._steps = 0.0, 0
         """Not reported yet."""
         self._stream: Iterator[tuple[int, Step]] | None = None
-        self._coming: deque[tuple[int, Step]] = deque()
-        """(position of the stream, step that begins there) that the node has not taken in."""
+        self._coming: deque[tuple[int, int]] = deque()
+        """(position of the stream, sample of the step that begins there) that the node has not taken in."""
         self._settled = 0
         """Plans in a row of which the node said that it had all, and room for it."""
         self._refused = False
@@ -117,6 +119,8 @@ class Lookahead:
         """Samples that were taken, and whose next use was not told yet."""
         self._rest = 0
         """Samples from here on have not been told at the start."""
+        self._connection: bytes | None = None
+        """Over which the node was told."""
         self._thread = threading.Thread(target=self._run, name="shoal-lookahead", daemon=True)
         _open.add(self)
 
@@ -149,24 +153,36 @@ class Lookahead:
                 self._thread.join(wait_s)
 
     def _run(self) -> None:
-        while not self._end.wait(_APART_S if self._settled else _APART_UNSETTLED_S):
-            woken = self._wake.wait(_TICK_S)
-            self._wake.clear()
-            try:
-                if self._heard:
-                    self._send()
-                elif not woken:
-                    self._report()
-            except Closed:
-                self._end.set()
-                return
-            except ShoalError as error:  # where a file lies had to be asked for: reading will say so again
-                if not self._said:
-                    self._said = True
-                    log.warning("the node is not told what comes next: %s", error)
-        self._catch_up()
-        self._report()
-        self._planner.close()
+        try:
+            while not self._end.wait(_APART_S if self._settled else _APART_UNSETTLED_S):
+                woken = self._wake.wait(_TICK_S)
+                self._wake.clear()
+                self._turn(woken)
+            self._catch_up()
+            self._report()
+            self._planner.close()
+        except Closed:
+            pass  # with its client the stream is over at the node
+        finally:
+            self._end.set()
+            self._heard.clear()
+
+    def _turn(self, woken: bool) -> None:
+        """What there is to say now. Of what goes wrong only Closed is raised: advice that fails fails nothing else."""
+        try:
+            if self._heard:
+                self._send()
+            elif not woken:
+                self._report()
+        except Closed:
+            raise
+        except Exception as error:
+            known = isinstance(error, ShoalError)  # where a file lies had to be asked for: reading will say so again
+            if not self._said:
+                self._said = True
+                log.warning("the node is not told what comes next: %s", error, exc_info=not known)
+            if not known:
+                self._begin_at(self._position)  # it may have come out of the stream's generator, which is over then
 
     def _send(self) -> None:
         """One plan: what was taken, and what comes."""
@@ -179,35 +195,41 @@ class Lookahead:
         fill_until = reading + self._window(_AHEAD_SAMPLES)
         short = max(self._plan.count // 200, 2 * self._plan.global_batch)
         evict_until = reading + min(self._window(_AHEAD_SAMPLES_EVICTING), short)
-        late = list(itertools.islice(self._late, _USES_MAX // 2))
-        uses = self._next_uses(late)
-        said = len(uses)
+        uses: list[Use] = []
+        late = _fit(self._next_uses(list(itertools.islice(self._late, _USES_MAX // 2))), uses, 2)
         self._come(fill_until)
-        ends: list[int] = []
-        few = 1 if self._settled >= _SETTLED_PLANS else _AHEAD_STEPS if self._refused else None
-        for begin, step in itertools.islice(self._coming, few):
-            if len(uses) >= _USES_MAX:
-                break
-            uses += [(*place, begin) for blocks in self._places(step.items) for place in blocks]
-            ends.append(len(uses))
-        if self._settled < _SETTLED_PLANS:
-            uses += self._more(min(_MORE, _USES_MAX - len(uses)))
-        accepted = self._planner.send(self._position, uses, fill_until, evict_until, self._waited_s, self._steps)
-        self._waited_s, self._steps = 0.0, 0
+        ends = _fit(self._next_steps(), uses)
+        more = _fit(self._more(), uses) if self._settled < _SETTLED_PLANS else []
+        accepted = self._tell(uses, fill_until, evict_until)
         self._settled = self._settled + 1 if self._planner.settled else 0
-        if accepted >= said:
+        if self._planner.answered:
+            # Also what was not accepted, because it cannot be filled now: its use was noted, or it comes again.
             for _ in late:
                 self._late.popleft()
+            self._rest += len(more)
         taken_in = sum(end <= accepted for end in ends)
         self._refused = taken_in < len(ends)
         for _ in range(taken_in):
             self._coming.popleft()
+        self._look_who_heard()
 
     def _report(self) -> None:
         """What has not been said of waiting."""
         if self._steps:
-            self._planner.send(self._position, [], self._position, None, self._waited_s, self._steps)
-            self._waited_s, self._steps = 0.0, 0
+            self._tell([], self._position, None)
+            self._look_who_heard()
+
+    def _tell(self, uses: Sequence[Use], fill_until: int, evict_until: int | None) -> int:
+        """How many of these were accepted. What training waited is the planner's to say from now on."""
+        waited_s, steps = self._waited_s, self._steps
+        self._waited_s, self._steps = 0.0, 0
+        return self._planner.send(self._position, uses, fill_until, evict_until, waited_s, steps)
+
+    def _look_who_heard(self) -> None:
+        """A node that was started again knows nothing of what was told before."""
+        before, self._connection = self._connection, self._planner.connection
+        if before is not None and before != self._connection:
+            self._begin_at(self._position)
 
     def _catch_up(self) -> None:
         """Take over what the loop left here."""
@@ -226,21 +248,33 @@ class Lookahead:
         """An epoch begins: where the last one ended, or, after a resume, anywhere."""
         count = self._plan.count
         if self._stream is None or position not in (self._position, -(-self._position // count) * count):
-            self._rest = self._settled = 0
             self._late.clear()
-            self._coming.clear()
-            self._stream = self._steps_from(position)
+            self._begin_at(position)
         self._position = position
 
+    def _begin_at(self, position: int) -> None:
+        """All is to be told, of what comes from there on."""
+        self._rest = self._settled = 0
+        self._coming.clear()
+        self._stream = self._steps_from(position)
+
     def _come(self, until: int) -> None:
-        """Have all steps in `_coming` that begin before `until`, and have not begun or been told."""
+        """Have all steps' samples in `_coming` that begin before `until`, and have not begun or been told."""
         assert self._stream is not None
         while self._coming and self._coming[0][0] < self._position:
             self._coming.popleft()
         while not self._coming or self._coming[-1][0] < until:
             begin, step = next(self._stream)
             if begin >= self._position:
-                self._coming.append((begin, step))
+                self._coming.extend((begin, item) for item in step.items)
+
+    def _next_steps(self) -> Iterator[list[Use]]:
+        """By sample in `_coming`, as many as the node may want to hear of."""
+        steps = 1 if self._settled >= _SETTLED_PLANS else _AHEAD_STEPS if self._refused else None
+        count = None if steps is None else steps * max(1, self._plan.batch_size)
+        coming = list(itertools.islice(self._coming, count))
+        for (begin, _), places in zip(coming, self._places([item for _, item in coming]), strict=True):
+            yield [(*place, begin) for place in places]
 
     def _places(self, items: Sequence[int]) -> Iterator[list[Place]]:
         """Where these lie. A pause now and then: the loop waits for this thread while it computes."""
@@ -277,19 +311,18 @@ class Lookahead:
             self._orders[name] = self._source.order(epoch)
         return self._orders[name]
 
-    def _next_uses(self, items: Sequence[int]) -> list[Use]:
-        """When the blocks of these samples are used again: the first turn of any sample that shares them."""
+    def _next_uses(self, items: Sequence[int]) -> Iterator[list[Use]]:
+        """By sample, when its blocks are used again: the first turn of any sample that shares them."""
         ranges = [self._dataset.shares(item) for item in items]
         if not items or sum(map(len, ranges)) > _NEIGHBOURS_MAX:
-            return []
+            yield from ([] for _ in items)
+            return
         turns = self._turns(itertools.chain.from_iterable(ranges))
-        uses: list[Use] = []
         start = 0
         for shared, places in zip(ranges, self._places(items), strict=True):
             at = min(turns[start : start + len(shared)])
             start += len(shared)
-            uses += [(*place, at) for place in places]
-        return uses
+            yield [(*place, at) for place in places]
 
     def _turns(self, items: Iterable[int]) -> list[int]:
         """The next turn of each, from where the loop is on: in this epoch or else in the next."""
@@ -300,14 +333,27 @@ class Lookahead:
         passed = 1 * (now < position)
         return (epoch * count + (count + then) * passed + now * (1 - passed)).tolist()
 
-    def _more(self, room: int) -> list[Use]:
-        """The next of those that were not told yet, as far as there is room: one use each, or none."""
+    def _more(self) -> Iterator[list[Use]]:
+        """By sample, the next of those that were not told yet."""
         count = self._plan.count
-        if self._rest >= count or count > _EVERY_SAMPLE_MAX or room <= 0:
-            return []
-        items = range(self._rest, min(count, self._rest + room))
-        self._rest = items.stop
-        return self._next_uses(items)
+        if count <= _EVERY_SAMPLE_MAX:
+            yield from self._next_uses(range(self._rest, min(count, self._rest + _MORE)))
+
+
+def _fit(samples: Iterable[list[Use]], uses: list[Use], share: int = 1) -> list[int]:
+    """Fill this part of a plan with whole samples, but for a first one that alone is too much. Where each ends."""
+    uses_max, blocks_max = _USES_MAX // share, _BLOCKS_MAX // share
+    blocks = sum(count for _, _, count, _ in uses)
+    ends: list[int] = []
+    if len(uses) >= uses_max or blocks >= blocks_max:
+        return ends
+    for sample in samples:
+        blocks += sum(count for _, _, count, _ in sample)
+        if ends and (len(uses) + len(sample) > uses_max or blocks > blocks_max):
+            break
+        uses += sample[: uses_max - len(uses)]
+        ends.append(len(uses))
+    return ends
 
 
 @atexit.register

@@ -20,6 +20,11 @@ class Marks:
     single: bool
     """Batches are single samples, and get plain numbers instead of tensors."""
 
+    @staticmethod
+    def check(index: bool, iterable: bool, in_order: bool) -> None:
+        if index and (iterable or not in_order):
+            raise BadRequest("with_index: an iterable data set, or in_order=False, does not say which sample is which")
+
     def add(self, batch: Any, step: Step) -> Any:
         """The batch with int64 [batch] index and position and bool [batch] valid, as far as wanted.
 

@@ -5,13 +5,15 @@ batch is on its way to the training process, it is references (`references`), an
 again with one request, when it first looks. So bytes cross no queue, and nothing is left behind by a worker that dies:
 its leases end with its sockets. A worker keeps the leases of the last batches it sent, so that a block which the node
 would not keep otherwise is still there when the training process asks. Bytes that are no shared memory (a node reached
-over TCP, the limit of leases) travel as one piece of shared memory instead: reading them twice would cost more.
+over TCP, the limit of leases) travel as one piece of shared memory instead: reading them twice would cost more. Where
+there is none (no descriptor is left), only the references travel, and the receiver reads those too.
 
 Tensors are writable copies unless the method's name says `readonly`. The way to a GPU is in `device`.
 """
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import weakref
@@ -33,11 +35,14 @@ from shoal_core.errors import BadRequest
 if TYPE_CHECKING:
     from shoal.client import Client
 
+log = logging.getLogger("shoal")
+
 SENT_KEPT_DEFAULT = 3
 """Batches whose leases a worker keeps after it sent them: torch's default prefetch_factor, and the one being looked at.
 """
 
 _sent: deque[list[View]] = deque(maxlen=SENT_KEPT_DEFAULT)
+_said: list[str] = []
 
 
 def keep_sent(count: int) -> None:
@@ -171,8 +176,8 @@ class Views(Sequence[View]):
         copied = [position for position, view in enumerate(views) if not view.zero_copy]
         if torch.utils.data.get_worker_info() is not None:
             _sent.append([view for view in views if view.zero_copy])
-        content = _Carried([part for position in copied for part in views[position].parts]) if copied else None
-        return _received, (self._own_way(), references.pack(self._ranges), copied, content)
+        content = _carry([part for position in copied for part in views[position].parts]) if copied else None
+        return _received, (self._own_way(), references.pack(self._ranges), copied if content else [], content)
 
     def __repr__(self) -> str:
         return f"<Views: {len(self)} ranges, {self.nbytes} bytes>"
@@ -245,9 +250,23 @@ class _Carried:
                 for part in parts:
                     memory[start : start + len(part)] = part
                     start += len(part)
+        self._duplicate = reduction.DupFd(self._descriptor)
+        """Made now and not when this is pickled: it may fail too."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _carried, (reduction.DupFd(self._descriptor), self._size)
+        return _carried, (self._duplicate, self._size)
+
+
+def _carry(parts: Sequence[memoryview]) -> _Carried | None:
+    """None when the system gives no memory or descriptor for it. An error would be raised in a thread of the queue that
+    the batch goes through: the batch would be lost, and whoever waits for it would wait for ever."""
+    try:
+        return _Carried(parts)
+    except OSError as error:
+        if not _said:
+            _said.append(str(error))
+            log.warning("batches go without their bytes, and who gets them reads those again: %s", error)
+        return None
 
 
 def _carried(descriptor: Any, size: int) -> memoryview:

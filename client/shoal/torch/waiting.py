@@ -8,6 +8,7 @@ spent on reading, decoding and collating and of where blocks came from; it trave
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,7 +120,7 @@ def _each(change: Callable[[Any], Any], batch: Any) -> Any:
 def _packed(value: Any) -> Any:
     if type(value) is not torch.Tensor or value.device.type != "cpu" or value.layout is not torch.strided:
         return value
-    if value.nbytes > _SMALL_BYTES or value.requires_grad or value.is_quantized:
+    if value.is_nested or value.requires_grad or value.is_quantized or value.nbytes > _SMALL_BYTES:
         return value
     whole = value.contiguous()
     return _Small(ctypes.string_at(whole.data_ptr(), whole.nbytes), whole.dtype, tuple(whole.shape))
@@ -282,3 +283,11 @@ def _where(blocks: dict[str, int]) -> str:
         "network": "came over TCP: a node on this host would serve them from shared memory",
     }
     return f"{count / total:.0%} of the blocks {words[name]} ({name})."
+
+
+def _forked() -> None:
+    global stages
+    stages = Stages()  # what the parent read is in its own account
+
+
+os.register_at_fork(after_in_child=_forked)
