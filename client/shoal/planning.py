@@ -19,6 +19,8 @@ from shoal_core import limits
 from shoal_core.errors import Closed, ShoalError, UnknownObject
 from shoal_core.verbs import plan
 
+_SEND_S = 10.0
+"""Not short: a node that does not answer a new connection within it counts as gone, for all who read from it."""
 _CLOSE_S = 1.0
 
 
@@ -52,7 +54,7 @@ class Planner:
         waited_s: float = 0.0,
         steps: int = 0,
         *,
-        deadline_s: float = 1.0,
+        deadline_s: float = _SEND_S,
     ) -> int:
         """The stream is at `position`, an item count; each of `uses` is (object, first block, block count, use at).
 

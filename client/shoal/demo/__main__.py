@@ -143,14 +143,23 @@ def _decode(client: Client, dataset: Dataset, first: int) -> training.Decode:
 def _train(client: Client, net: Any, descent: training.Descent, loader: DataLoader, advance: Any) -> tuple[Any, ...]:
     """One epoch; the fields of `Epoch` behind its name."""
     before, hits_before = client.stats(), dict(client.stats().hits)
-    byte_count, wait_s = before.bytes, before.wait_s
+    byte_count, wait_s, fetched_count = before.bytes, before.wait_s, _fetched_count(client)
     begun_s = time.perf_counter()
     training.train(net, descent, loader, advance)
     elapsed_s = time.perf_counter() - begun_s
     after, waited = client.stats(), loader.stats()
     hits = {door: count - hits_before[door] for door, count in after.hits.items()}
     cache_wait_s = after.wait_s - wait_s
-    return waited.sample_count, after.bytes - byte_count, elapsed_s, waited.wait_s, cache_wait_s, hits
+    fetched_count = _fetched_count(client) - fetched_count
+    return waited.sample_count, after.bytes - byte_count, elapsed_s, waited.wait_s, cache_wait_s, hits, fetched_count
+
+
+def _fetched_count(client: Client) -> int:
+    """Blocks that the node has ever fetched from an origin; 0 while there is no node to ask."""
+    try:
+        return sum(results.get("ok", 0) for results in client.node_stats()["fills"].values())
+    except errors.ShoalError:
+        return 0
 
 
 def _say_where_the_node_is(client: Client, report: Report) -> None:

@@ -39,6 +39,8 @@ class Epoch:
     """Of it, waiting for the node."""
     hits: dict[str, int]
     """Reads, by the client's words for where the bytes came from."""
+    fetched_count: int
+    """Blocks that the node fetched from the origin meanwhile, ahead of the reads or for them."""
 
 
 class Report:
@@ -65,13 +67,16 @@ class Report:
 
     def table(self, epochs: Sequence[Epoch]) -> None:
         self._console.print(_table(epochs))
-        self.say("Reads by where their bytes came from. Waiting for data is reading (the cache's part) and decoding.")
+        self.say(
+            "Reads by where the node had their bytes by then, and what it fetched from the origin, mostly ahead of them. "
+            "Waiting for data is reading (the cache's part) and decoding."
+        )
 
 
 def _table(epochs: Sequence[Epoch]) -> Table:
     doors = [door for door in DOORS if door != "other" or any(_count(epoch, door) for epoch in epochs)]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for title in ("epoch", "samples/s", "GB/s", *doors, "waiting\nfor data", "cache's\npart"):
+    for title in ("epoch", "samples/s", "GB/s", *doors, "node\nfetched", "waiting\nfor data", "cache's\npart"):
         table.add_column(title, justify="right", overflow="fold", vertical="bottom")
     for epoch in epochs:
         table.add_row(*_cells(epoch, doors))
@@ -85,6 +90,7 @@ def _cells(epoch: Epoch, doors: Sequence[str]) -> list[str]:
         f"{epoch.sample_count / elapsed_s:,.0f}",
         f"{epoch.byte_count / elapsed_s / 1e9:.2g}",
         *(f"{_count(epoch, door):,}" for door in doors),
+        f"{epoch.fetched_count:,}",
         f"{epoch.loader_wait_s:.2f} s {100 * epoch.loader_wait_s / elapsed_s:3.0f} %",
         f"{epoch.cache_wait_s:.2f} s",
     ]
