@@ -68,7 +68,7 @@ class Report:
     def table(self, epochs: Sequence[Epoch]) -> None:
         self._console.print(_table(epochs))
         self.say(
-            "Reads by where the node had their bytes by then, and what it fetched from the origin, mostly ahead of them. "
+            "Reads by where the node had their bytes by then; what it fetched from the origin, mostly ahead of them. "
             "Waiting for data is reading (the cache's part) and decoding."
         )
 
