@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shoal.torch.feed import Run
-    from shoal.torch.loader import DataLoader
     from shoal.torch.lookahead import Lookahead
     from shoal.torch.marks import Marks
     from shoal.torch.waiting import Account, Stamped
@@ -23,7 +22,7 @@ class Epoch:
 
     def __init__(
         self,
-        loader: DataLoader,
+        loader: object,
         batches: Any,
         run: Run,
         account: Account,
