@@ -255,6 +255,24 @@ def test_after_an_interrupt_a_batch_is_lost_and_the_rest_is_right(error: BaseExc
         assert loader.state_dict()["position"] == batch["position"].tolist()[-1] + 1
 
 
+def test_of_two_epochs_with_persistent_workers_the_first_is_over() -> None:
+    """torch has one iterator then; its batches are the new epoch's, whoever asks."""
+    loader = DataLoader(
+        Numbers(20), 4, num_workers=1, persistent_workers=True, multiprocessing_context="fork", with_index=True
+    )
+    first = iter(loader)
+    next(first)
+    second = iter(loader)
+    with pytest.raises(errors.BadRequest, match="one epoch at a time"):
+        next(first)
+    assert [batch["index"].tolist() == batch["number"].tolist() for batch in second] == [True] * 5
+    plain = DataLoader(Numbers(8), 4, with_index=True)
+    first, second = iter(plain), iter(plain)
+    for run in (first, second, first, second):
+        batch = next(run)
+        assert batch["index"].tolist() == batch["number"].tolist()
+
+
 class Slow(Numbers):
     """Sample 5 waits until a file is there."""
 

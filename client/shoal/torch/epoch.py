@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
+
+from shoal_core.errors import BadRequest
 
 if TYPE_CHECKING:
     from shoal.torch.feed import Run
     from shoal.torch.lookahead import Lookahead
     from shoal.torch.marks import Marks
     from shoal.torch.waiting import Account, Stamped
+
+_END_SEEN_S = 1.0
 
 
 class Epoch:
@@ -43,6 +48,8 @@ class Epoch:
         return self
 
     def __next__(self) -> Any:
+        if self._run.left:
+            raise BadRequest("iter() was called again: with persistent_workers a loader has one epoch at a time")
         asked_s = time.perf_counter()
         before = self._received()
         try:
@@ -51,10 +58,12 @@ class Epoch:
             self._run.ended = True
             self._account.waited(asked_s)
             raise
-        except BaseException:
+        except BaseException as error:
             received = self._received()
             # Without workers a step is drawn for the batch that is made of it at once.
             self._run.lost(len(self._run.drawn) if before is None or received is None else received - before)
+            if isinstance(error, ConnectionError | EOFError) and (pid := self._ended_worker()) is not None:
+                raise RuntimeError(f"DataLoader worker (pid {pid}) exited unexpectedly") from error
             raise
         if self._marks is None:
             self._account.received(None, stamped.stages)
@@ -70,6 +79,12 @@ class Epoch:
     def _received(self) -> int | None:
         """Batches that torch has taken from its workers, whole or failed."""
         return getattr(self._batches, "_rcvd_idx", None)
+
+    def _ended_worker(self) -> int | None:
+        """A worker that is killed may be seen by its sockets first, and torch would say no more than that of them."""
+        workers: list[Any] = getattr(self._batches, "_workers", [])
+        ended = connection.wait([worker.sentinel for worker in workers], _END_SEEN_S) if workers else []
+        return next((worker.pid for worker in workers if worker.sentinel in ended), None)
 
     def __len__(self) -> int:
         """Steps from where this epoch began: the rest, after a resume."""

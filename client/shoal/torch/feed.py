@@ -37,13 +37,15 @@ class Source(Protocol):
 class Run:
     """One epoch under way."""
 
-    __slots__ = ("drawn", "ended", "epoch", "position", "start", "steps")
+    __slots__ = ("drawn", "ended", "epoch", "left", "position", "start", "steps")
 
     def __init__(self, epoch: int, start: int, steps: Iterator[Step]) -> None:
         self.epoch = epoch
         self.start = self.position = start
         """Where the next step that the loop has not seen begins."""
         self.ended = False
+        self.left = False
+        """torch's only iterator goes through another run by now."""
         self.steps = steps
         self.drawn: deque[Step] = deque()
 

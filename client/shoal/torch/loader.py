@@ -139,6 +139,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             steps = self._source.steps(epoch, start)
         run = Run(epoch, start, steps)
         batches = self._begun(run)
+        if self._run is not None and self.persistent_workers:
+            self._run.left = True
         self._account, self._run, self._next = account, run, None
         if (lookahead := self._look_ahead()) is not None:
             lookahead.begin(run)
