@@ -79,5 +79,5 @@ def _row(report: Report, size: Size, data: shoal.torch.Dataset, door: str) -> No
     )  # fmt: skip
 
 
-_TURNS = 2
-"""Batches of one side in one round."""
+_TURNS = 8
+"""Batches of one side in one round: a tenth of a second, as when a loop reads on, and not the first after a pause."""
