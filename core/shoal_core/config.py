@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from shoal_core import limits, structure
+from shoal_core import limits, names, selection, structure
 from shoal_core.errors import ConfigError
 from shoal_core.eviction import PolicyName
+from shoal_core.view import REPLICA_COUNT_MAX
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=limits.DEADLINE_S_MAX)]
@@ -24,7 +25,8 @@ INDEX_BYTES_MIN = 4096 * limits.INDEX_ENTRY_BYTES
 UNIX_PATH_BYTES_MAX = 107
 """sockaddr_un ends there."""
 
-_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_CONFIG_MAP = re.compile(r"kubernetes:([a-z0-9][a-z0-9-]{0,62})/([a-z0-9][a-z0-9.-]{0,252})")
+_ENDPOINT = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S.*")
 
@@ -35,7 +37,8 @@ class Doors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unix: str | None = None
     """Path of the socket for readers on this host, absolute, at most 107 bytes."""
     tcp: str | None = None
-    """host:port for readers elsewhere; port 0 takes any free one. It asks for no password: bind it accordingly."""
+    """host:port for readers elsewhere; port 0 takes any free one. It serves everybody who can connect, unless
+    `access.key_file` is set: bind it accordingly."""
     control: str | None = None
     """host:port or unix:/path of the control API: health, metrics, status, drain."""
 
@@ -56,6 +59,11 @@ class Nvme(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Absolute; used by one node at a time; kept over restarts."""
     budget_bytes: int
     """Preallocated as it is first used, and never exceeded."""
+    keep_free_bytes: int = 0
+    """Of the file system, besides the budget: its size must allow both, and what is free is not used beyond it."""
+    require_mount: bool = False
+    """Refuse to start unless the directory lies on a file system that is mounted there: a disk that did not come up
+    leaves an empty directory of the root file system."""
 
 
 class Fill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,6 +100,56 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hard cap in each tier. None: the tier's budget."""
     ttl_s: Count | None = None
     """Blocks go this long after they were filled. None: when room is needed."""
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=REPLICA_COUNT_MAX)] | None = None
+    """Nodes that hold each block. None: as the view says."""
+    endpoint: str | None = None
+    """http(s) URL of its object store, where that is not the one that `origins`, the environment or the cloud say."""
+    region: str | None = None
+    """Of its bucket."""
+    include: tuple[str, ...] = ()
+    """Patterns of the objects that belong to it, below `url`: * and ? in a segment, ** for many. Empty: all."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of objects that do not belong to it, though `include` names them."""
+    refresh_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """How long what the origin said of an object is trusted. None: limits.RESOLVE_FRESH_S."""
+
+
+class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the node is one of many."""
+
+    view: str
+    """Where the view is: an absolute path, or an http(s) URL such as another node's control door with /view; or
+    kubernetes:NAMESPACE/NAME, a ConfigMap that holds the data sets and preloads of the pool as well."""
+    poll_s: Seconds = 1.0
+    """How often it is looked at."""
+    near_fraction: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.25
+    """Of the DRAM budget, for copies of blocks that other nodes own."""
+    repair_bytes_per_s: int = 256 * limits.MIB
+    """What the node brings from others in the background, at most: replicas, repair, hand-over."""
+    repair_after_s: Seconds = 30.0
+    """A node that did not answer for so long counts as dead, and what it held is brought to others."""
+    scrub_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 600.0
+    """How often the node offers what it holds to the others that should hold it."""
+    handover_on_exit_s: Annotated[float, msgspec.Meta(ge=0, le=limits.DEADLINE_S_MAX)] = 0.0
+    """How long a node that is told to end hands its blocks over first. 0: it ends at once, its disk tier stays warm."""
+
+
+class Access(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is served, and what. The sockets `doors.unix` and the memory door serve whoever reaches them."""
+
+    key_file: str | None = None
+    """Absolute; the pool's secret, at least 16 bytes. With it, the TCP door answers only to a token signed with it, and
+    POST /drain to an operator's. None: the TCP door serves everybody."""
+    pool: str = ""
+    """Name of the pool; tokens of another are refused. Empty: the key alone decides."""
+    volumes_directory: str | None = None
+    """Absolute; in it a directory for each volume: access.json says whose it is, mount/ gets the volume's socket."""
+    share_memory_with: tuple[str, ...] = ()
+    """Namespaces whose readers may map the node's memory, through their volumes' sockets; "*" is all of them. They see
+    all of it, so they must trust each other; the others get their bytes through the socket."""
+
+    def shares_memory_with(self, namespace: str) -> bool:
+        return namespace in self.share_memory_with or "*" in self.share_memory_with
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,6 +159,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Unique in its pool; in Kubernetes the name of the node."""
     dram: Dram
     doors: Doors = Doors()
+    tenant: Annotated[str, msgspec.Meta(min_length=1, max_length=253)] | None = None
+    """Who owns what is cached, part of each block's identity: the same on all nodes of a cluster. None: the user that
+    the node runs as."""
     state_directory: str | None = None
     """Absolute; for what must outlive the process beside the disk tier. None: nothing does."""
     nvme: tuple[Nvme, ...] = ()
@@ -111,7 +172,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options of the object store client by URL prefix; the longest prefix wins. Credentials are better left to the
     environment."""
     datasets: dict[str, Dataset] = {}
-    """By name, a DNS label."""
+    """By name: a DNS label, or two joined by a dot."""
+    access: Access = Access()
+    cluster: Cluster | None = None
+    """None: the node is alone."""
     linger_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
     """Ends this long after the last client left. None: never."""
 
@@ -134,6 +198,11 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """unix:/path or tcp:host:port, nearest first; the first that answers is used."""
     datasets: dict[str, str] = {}
     """Origin prefix by name, so that shoal://name/path can be read from the origin while no node answers."""
+    zone: str = ""
+    """Where this process is, to find the nearest nodes; empty: as its own node is, else unknown."""
+    rack: str = ""
+    token_file: str | None = None
+    """Absolute; what proves to nodes who this process is. Read anew for each connection."""
 
 
 def slab_bytes(budget_bytes: int, block_size_bytes: int) -> int:
@@ -152,6 +221,12 @@ def parse(data: Mapping[str, object]) -> NodeConfig:
     _check_block_size(config.fill)
     _check_doors(config.doors)
     _check_budgets(config)
+    if config.cluster is not None:
+        location = config.cluster.view
+        _expect(
+            location.startswith(("/", "file:///", "http://", "https://")) or in_kubernetes(location), "cluster.view",
+            f"{location!r} is neither an absolute path nor an http URL nor kubernetes:NAMESPACE/NAME",
+        )  # fmt: skip
     for prefix in config.origins:
         _expect(
             _URL.fullmatch(prefix), structure.join("origins", prefix), "the name is a URL prefix such as s3://bucket"
@@ -159,7 +234,14 @@ def parse(data: Mapping[str, object]) -> NodeConfig:
     for name, dataset in config.datasets.items():
         check_dataset(structure.join("datasets", name), name, dataset, config)
     _check_absolute("state_directory", config.state_directory)
+    _check_access(config.access)
     return config
+
+
+def in_kubernetes(location: str) -> tuple[str, str] | None:
+    """(namespace, name) of the ConfigMap that a `cluster.view` names; None for any other place."""
+    match = _CONFIG_MAP.fullmatch(location)
+    return (match[1], match[2]) if match else None
 
 
 def parse_client(data: Mapping[str, object]) -> ClientConfig:
@@ -174,6 +256,7 @@ def parse_client(data: Mapping[str, object]) -> ClientConfig:
     for name, url in config.datasets.items():
         path = structure.join("datasets", name)
         _check_name_and_url(path, path, name, url)
+    _check_absolute("token_file", config.token_file)
     return config
 
 
@@ -206,6 +289,14 @@ def _check_doors(doors: Doors) -> None:
             _check_host_port("doors.control", doors.control)
 
 
+def _check_access(access: Access) -> None:
+    _check_absolute("access.key_file", access.key_file)
+    _check_absolute("access.volumes_directory", access.volumes_directory)
+    for place, namespace in enumerate(access.share_memory_with):
+        allowed = namespace == "*" or names.is_label(namespace)
+        _expect(allowed, f"access.share_memory_with[{place}]", f'{namespace!r} is neither a namespace nor "*"')
+
+
 def _check_budgets(config: NodeConfig) -> None:
     budget, slab = config.dram.budget_bytes, config.slab_bytes
     least = slab + INDEX_BYTES_MIN
@@ -236,11 +327,16 @@ def check_dataset(path: str, name: str, dataset: Dataset, config: NodeConfig) ->
             block <= dataset.quota_bytes <= most, f"{path}.quota_bytes",
             f"{dataset.quota_bytes} is not between one block, {block} bytes, and the largest tier's budget, {most}",
         )  # fmt: skip
+    _expect(
+        dataset.endpoint is None or _ENDPOINT.fullmatch(dataset.endpoint), f"{path}.endpoint",
+        f"{dataset.endpoint!r} is not an http(s) URL such as https://minio.example:9000",
+    )  # fmt: skip
+    selection.check(f"{path}.include", dataset.include)
+    selection.check(f"{path}.exclude", dataset.exclude)
 
 
 def _check_name_and_url(name_path: str, url_path: str, name: str, url: str) -> None:
-    label = "a name is a DNS label: a-z, 0-9 and inner -, at most 63 characters"
-    _expect(_DNS_LABEL.fullmatch(name), name_path, label)
+    _expect(names.is_dataset(name), name_path, names.DATASET_RULE)
     _expect(_URL.fullmatch(url), url_path, f"{url!r} is not a URL such as s3://bucket/folder")
 
 

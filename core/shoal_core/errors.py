@@ -52,7 +52,7 @@ class NotFound(ShoalError, FileNotFoundError):
 
 
 class Forbidden(ShoalError, PermissionError):
-    """The origin refused the node's credentials."""
+    """The origin refused the node's credentials; or the node refuses what its reader may not do."""
 
     code = 5
 
@@ -117,11 +117,17 @@ class InvariantBroken(ShoalError, AssertionError):
     code = 15
 
 
+class TokenExpired(Forbidden):
+    """The token that a connection was opened with has ended: another connection, with a fresh one, is served."""
+
+    code = 16
+
+
 _BY_CODE: dict[int, type[ShoalError]] = {
     cls.code: cls
     for cls in (
         ShoalError, ConfigError, BadRequest, NotFound, Forbidden, OriginError, ObjectChanged, DeadlineExceeded,
-        NodeGone, NoSpace, Corrupt, ProtocolError, Closed, UnknownObject, InvariantBroken,
+        NodeGone, NoSpace, Corrupt, ProtocolError, Closed, UnknownObject, InvariantBroken, TokenExpired,
     )
 }  # fmt: skip
 

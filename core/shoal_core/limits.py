@@ -45,6 +45,26 @@ BATCH_ITEMS_MAX = 4096
 BATCH_BYTES_MAX = 64 * MIB
 """What a client asks for in one `get`: enough to amortise the round trip, little enough to bound a retry."""
 
+PARTS_AHEAD = 4
+PART_ITEMS = 64
+PART_BYTES = 16 * MIB
+"""A batch whose bytes come through a connection is asked for in parts, so many of them ahead of what was received:
+small enough that both sides work at once (blocks are sent while the next are filled), large enough that a part's own
+cost does not show."""
+
+DIRECT_READS_MAX = 8
+"""Reads of one process that go around the cache to one origin at once."""
+
+HOPS_MAX = 2
+"""Nodes that pass a request for a block on. A node that was asked by so many asks no other."""
+
+OFFER_BLOCKS_MAX = 1024
+"""Blocks in one offer from node to node."""
+
+WARM_FACTOR = 4
+"""While what is asked for is mostly in a node's memory, small ranges may touch so many times more blocks at once than
+the node could fill."""
+
 LIKELY_BLOCKS_MAX = 32
 """Blocks granted beyond what was asked for, to a reader who goes through an object: a message each is saved."""
 
@@ -64,6 +84,9 @@ REVOKE_BATCH_MAX = 256
 
 CLIENTS_MAX = 4096
 """Connections of one node: one thread each."""
+
+VOLUMES_MAX = 4096
+"""Volumes of pods with a socket of their own on one node: kubelets run some hundred pods."""
 
 FILLS_IN_FLIGHT_MAX = 256
 """Blocks being filled at once; bounds the memory of fills, which comes on top of the budget."""

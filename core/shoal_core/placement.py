@@ -24,8 +24,6 @@ from shoal_core import view
 PARTITION_COUNT = 65_536
 """Enough that a node of a thousand owns about 65, so shares are even; few enough to work through one by one."""
 
-REPLICA_COUNT_MAX = 8
-
 _UNKNOWN = 0xFFFF
 _NOBODY = 0xFFFE
 
@@ -54,8 +52,8 @@ class Placement:
     """Owners by partition, for one view and one number of replicas. 128 KiB per replica."""
 
     def __init__(self, of: view.View, replica_count: int = 1) -> None:
-        if not 1 <= replica_count <= REPLICA_COUNT_MAX or len(of.nodes) >= _NOBODY:
-            raise ValueError(f"{replica_count} replicas on {len(of.nodes)} nodes: at most {REPLICA_COUNT_MAX}")
+        if not 1 <= replica_count <= view.REPLICA_COUNT_MAX or len(of.nodes) >= _NOBODY:
+            raise ValueError(f"{replica_count} replicas on {len(of.nodes)} nodes: at most {view.REPLICA_COUNT_MAX}")
         self.view = of
         self.replica_count = replica_count
         able = [place for place, node in enumerate(of.nodes) if node.status == "ready" and node.capacity_bytes > 0]

@@ -141,6 +141,18 @@ def test_a_config_is_frozen():
         ("origins", {"s3://b": {"retries": 3}}, 'origins."s3://b".retries: expected str, got int (it is 3)'),
         ("origins", {"bucket": {}}, "origins.bucket: the name is a URL prefix"),
         ("datasets.Images", {"url": "s3://b"}, "datasets.Images: a name is a DNS label"),
+        ("datasets", {"a.b.c": {"url": "s3://b"}}, 'datasets."a.b.c": a name is a DNS label'),
+        ("access.key", "/k", "access.key: unknown field (allowed: key_file, pool, volumes_directory, share_memory_"),
+        ("access.key_file", "key", "access.key_file: 'key' is not an absolute path"),
+        ("access.volumes_directory", "v", "access.volumes_directory: 'v' is not an absolute path"),
+        ("access.share_memory_with", ["a", "B"], "access.share_memory_with[1]: 'B' is neither a namespace nor"),
+        ("access.share_memory_with", "*", "access.share_memory_with: expected a list, got '*'"),
+        ("tenant", "", "tenant: expected str of length >= 1"),
+        ("datasets.a", {"url": "s3://b", "endpoint": "minio:9000"}, "datasets.a.endpoint: 'minio:9000' is not an http"),
+        ("datasets.a", {"url": "s3://b", "include": ["/x"]}, "datasets.a.include[0]: '/x' is not relative"),
+        ("datasets.a", {"url": "s3://b", "exclude": [""]}, "datasets.a.exclude[0]: a pattern has 1 to 256"),
+        ("datasets.a", {"url": "s3://b", "refresh_s": 0}, "datasets.a.refresh_s: expected"),
+        ("cluster.view", "kubernetes:shoal-system", "nor kubernetes:NAMESPACE/NAME"),
         ("datasets.-a", {"url": "s3://b"}, "datasets.-a: a name is a DNS label"),
         ("datasets.a", {"url": "/data"}, "datasets.a.url: '/data' is not a URL"),
         ("datasets.a", {"url": "s3://b", "eviction": "lru"}, "'lru' is not allowed (allowed: s3fifo, epoch, pin)"),
@@ -198,6 +210,33 @@ def test_a_block_that_is_no_power_of_two_fits_its_slab():
     assert config.slab_bytes(1 << 20, 3 << 20) == 4 << 20
 
 
+def test_who_is_served():
+    given = {
+        "key_file": "/key", "pool": "p", "volumes_directory": "/v", "share_memory_with": ["team-a"],
+    }  # fmt: skip
+    node = config.parse({**LEAST, "access": given, "tenant": "shoal"})
+    assert node.access == config.Access("/key", "p", "/v", ("team-a",)) and node.tenant == "shoal"
+    assert node.access.shares_memory_with("team-a") and not node.access.shares_memory_with("team-b")
+    everybody = config.parse({**LEAST, "access": {"share_memory_with": ["*"]}}).access
+    assert everybody.shares_memory_with("team-b")
+    assert config.parse(LEAST).access == config.Access() and config.parse(LEAST).tenant is None
+    assert not config.Access().shares_memory_with("*")
+
+
+def test_a_data_set_may_be_named_by_namespace_and_name():
+    node = config.parse(changed("datasets", {"team-a.images": {"url": "s3://b"}}))
+    assert node.datasets == {"team-a.images": config.Dataset(url="s3://b")}
+    client = config.parse_client({"addresses": ["unix:/x"], "datasets": {"team-a.images": "s3://b"}})
+    assert client.datasets == {"team-a.images": "s3://b"} and client.token_file is None
+
+
+def test_a_view_may_be_in_kubernetes():
+    node = config.parse({**LEAST, "cluster": {"view": "kubernetes:shoal-system/shoal-fast"}})
+    assert node.cluster is not None
+    assert config.in_kubernetes(node.cluster.view) == ("shoal-system", "shoal-fast")
+    assert config.in_kubernetes("/etc/view.json") is None
+
+
 def test_a_client_configuration():
     data = {"addresses": ["unix:/run/shoal/node.sock", "tcp:host:7000"], "datasets": {"a": "s3://b/c"}}
     client = config.parse_client(data)
@@ -217,6 +256,7 @@ def test_a_client_configuration():
         ({"adresses": []}, "adresses: unknown field; did you mean addresses?"),
         ({"addresses": ["unix:/x"], "datasets": {"a b": "s3://b"}}, 'datasets."a b": a name is a DNS label'),
         ({"addresses": ["unix:/x"], "datasets": {"a": "b"}}, "datasets.a: 'b' is not a URL"),
+        ({"addresses": ["unix:/x"], "token_file": "token"}, "token_file: 'token' is not an absolute path"),
     ],
 )
 def test_client_refusals(data: dict[str, object], message: str):

@@ -172,6 +172,6 @@ def test_there_are_no_more_owners_than_nodes_that_may_own():
 
 
 def test_impossible_replica_counts():
-    for count in (0, placement.REPLICA_COUNT_MAX + 1):
+    for count in (0, view.REPLICA_COUNT_MAX + 1):
         with pytest.raises(ValueError, match="replicas"):
             placement.Placement(view.make(1, []), count)

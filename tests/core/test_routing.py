@@ -109,6 +109,15 @@ def test_a_success_in_between_starts_the_count_anew():
     assert peer.in_flight == 0
 
 
+def test_what_a_node_said_of_its_load_does_not_count_for_long():
+    busy = Peer()
+    busy.begin(SECOND_NS)
+    busy.succeeded(load=0.5, now_ns=SECOND_NS)
+    peers = {"a": busy}
+    assert order(Here(), [A, B], peers, SECOND_NS + routing.LOAD_MEMORY_NS) == [B, A, None]
+    assert order(Here(), [A, B], peers, SECOND_NS + routing.LOAD_MEMORY_NS + 1) == [A, B, None]
+
+
 def test_old_failures_do_not_count():
     peer, later = failing(2), SECOND_NS + routing.FAILURE_MEMORY_NS + 1
     peer.begin(later)

@@ -94,6 +94,10 @@ def value_of(kind: Any) -> st.SearchStrategy[Any]:
                 return st.lists(build(of.item_type), max_size=3)
             case msgspec.inspect.TupleType():
                 return st.tuples(*(build(item) for item in of.item_types))
+            case msgspec.inspect.VarTupleType():
+                return st.lists(build(of.item_type), max_size=3).map(tuple)
+            case msgspec.inspect.LiteralType():
+                return st.sampled_from(of.values)
             case msgspec.inspect.UnionType():
                 return st.one_of(*(build(member) for member in of.types))
             case msgspec.inspect.DictType():

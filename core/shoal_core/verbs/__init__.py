@@ -15,24 +15,31 @@ from shoal_core.errors import BadRequest, ProtocolError, ShoalError, from_wire, 
 from shoal_core.verbs import (
     complain,
     dataset,
+    drain,
     evict,
+    fetch,
     get,
     hello,
+    holding,
     inspect,
     listing,
     map,
+    offer,
     plan,
     release,
     resolve,
     revoke,
     stat,
     store,
+    token,
+    view,
 )  # fmt: skip
 
 VERBS: dict[int, ModuleType] = {
     verb.KIND: verb
     for verb in (
         hello, resolve, get, release, map, revoke, listing, inspect, evict, complain, dataset, stat, plan, store,
+        fetch, offer, view, holding, drain, token,
     )
 }  # fmt: skip
 

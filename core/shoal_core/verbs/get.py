@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import msgspec
 
+from shoal_core.verbs.resolve import Wanted
+
 KIND = 3
 
-SOURCE_DRAM, SOURCE_DISK, SOURCE_ORIGIN = 0, 1, 2
-SOURCE_NAMES = ("dram", "disk", "origin")
+SOURCE_DRAM, SOURCE_DISK, SOURCE_ORIGIN, SOURCE_PEER = 0, 1, 2, 3
+SOURCE_NAMES = ("dram", "disk", "origin", "peer")
 
 
 class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -43,6 +45,10 @@ class Request(msgspec.Struct, array_like=True, frozen=True):
     """As in `release`: they ride on the next message."""
     likely: list[Ahead] = []
     """Blocks that a reader who goes on like this wants next: granted as well if they are in memory, never filled."""
+    hops: int = 0
+    """Nodes that passed this on; limits.HOPS_MAX bounds it."""
+    claims: list[Wanted | None] = []
+    """What each fingerprint stands for, for a node that does not remember it; [] where it was told before."""
 
 
 class Grant(msgspec.Struct, array_like=True, frozen=True, tag=0, gc=False):
@@ -95,3 +101,9 @@ class Reply(msgspec.Struct, array_like=True, frozen=True):
     items: list[Answer]
     also: list[Also] = []
     """Of what was likely: a message saved for each."""
+    epoch: int = 0
+    """Of the node's view."""
+    load: float = 0.0
+    """0 idle, 1 busy."""
+    hot: list[tuple[int, int]] = []
+    """(item, holders): so many of the first in the block's line of owners hold it, for a reader to choose from."""

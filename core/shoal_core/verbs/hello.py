@@ -3,6 +3,8 @@
 A client has one `events` connection, on which the node asks (revoke) and whose end means that the client is gone, and
 any number of `requests` connections. Leases belong to the client, so grants are given only while its events connection
 stands.
+
+Where a connection must prove who it is, its token does that here. What it is refused for ends it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ class Request(msgspec.Struct, array_like=True, frozen=True):
     """`requests` or `events`."""
     process: str
     """Shown by `shoal top`: program name and pid."""
+    token: str = ""
+    """Proves who asks, where the node wants that proved; see `shoal_core.access`."""
 
 
 class Reply(msgspec.Struct, array_like=True, frozen=True):
@@ -32,7 +36,7 @@ class Reply(msgspec.Struct, array_like=True, frozen=True):
     batch_bytes_max: int
     """Most bytes of one `get`: a batch is held whole until its last block is filled, so it is a part of the cache."""
     grants: bool
-    """Whether this door can pass descriptors, so that `get` may answer with grants."""
+    """Whether `get` may answer with grants: this door can pass descriptors, and its reader may map the memory."""
     pid: int
     origin_environment: str
     """Digest of the origin settings the node was started with, to tell a client that its own differ."""

@@ -15,6 +15,8 @@ class Wanted(msgspec.Struct, array_like=True, frozen=True):
     url: str
     size: int | None = None
     etag: str | None = None
+    space: str | None = None
+    """Name of the space that the URL, then one at the origin, is to be read in: a node says it that asks another."""
 
 
 class Object(msgspec.Struct, array_like=True, frozen=True, tag=0):
@@ -27,6 +29,8 @@ class Object(msgspec.Struct, array_like=True, frozen=True, tag=0):
     """Its URL at the origin; differs from `url` for shoal:// names."""
     stale: bool = False
     """The origin could not be asked; this is what it said last time."""
+    replica_count: int | None = None
+    """Owners of each of its blocks; None: as the view says."""
 
 
 class Failed(msgspec.Struct, array_like=True, frozen=True, tag=1):
