@@ -19,6 +19,7 @@ from shoal_core.errors import (
     ShoalError,
 )
 from shoal_transport.origins import ObjectMeta, Origins, stores
+from shoal_transport.origins.own_options import OwnOptions
 from tests.support.http_origin import Fault, HttpOrigin
 from tests.transport.origin_calls import SECONDS, on_loop, read, read_all
 
@@ -189,8 +190,8 @@ async def test_a_signed_query_stays_out_of_error_texts(http_origin: HttpOrigin) 
 @on_loop
 async def test_signed_urls_do_not_pile_up_connections(http_origin: HttpOrigin) -> None:
     url = http_origin.put("/f", b"x")
-    opened_stores = stores.Stores({}, retry_count_max=1)
-    for number in range(3 * stores.STORES_MAX):
+    opened_stores = stores.Stores({}, OwnOptions(), retry_count_max=1)
+    for number in range(stores.STORES_MAX + 50):
         opened_stores.locate(f"{url}?signature={number}")
     assert len(opened_stores) == stores.STORES_MAX
 

@@ -30,6 +30,8 @@ class Channel(Protocol):
     door: str
     """`memory`, `unix` or `tcp`."""
     broken: bool
+    expires_s: float
+    """Seconds since 1970, from when on the node answers nothing more on it; math.inf: there is no such time."""
 
     def call(self, kind: int, body: bytes, deadline: float, descriptors: int = 0) -> tuple[Header, bytes]:
         """Send one frame, wait for its reply. `deadline` is on the monotonic clock, seconds.
@@ -39,8 +41,11 @@ class Channel(Protocol):
         """
         ...
 
-    def post(self, kind: int, body: bytes, deadline: float) -> None:
-        """Send one frame; its reply is taken later. A few KiB at most may be under way, else both ends could wait."""
+    def post(self, kind: int, body: bytes, deadline: float) -> int:
+        """Send one frame; its number, which its reply's header will have. The reply is taken later.
+
+        A few KiB at most may be under way, else both ends could wait.
+        """
         ...
 
     def take(self, deadline: float) -> tuple[Header, bytes]:
@@ -74,6 +79,10 @@ class Channel(Protocol):
         """Send a reply to a frame that was listened for."""
         ...
 
+    def fileno(self) -> int:
+        """A descriptor that is readable when a reply begins to arrive, for `poll`; -1 where the door has none."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -90,6 +99,10 @@ class Connection(Protocol):
 
     def send(self, data: bytes, payload: Sequence[memoryview] = (), descriptors: Sequence[int] = ()) -> None:
         """Send one frame and its payload straight from the views. NodeGone when the peer has gone."""
+        ...
+
+    def hang_up(self) -> None:
+        """The peer sees the end, and whoever works on this connection finds it ended, and closes it."""
         ...
 
     def close(self) -> None: ...

@@ -7,6 +7,7 @@ sent, as a wire would. A `FaultPlan` decides, reply by reply, what goes wrong: n
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import time
@@ -41,6 +42,7 @@ class MemoryChannel:
     def __init__(self, to_node: _Pipe, to_client: _Pipe) -> None:
         self.door = DOOR
         self.broken = False
+        self.expires_s = math.inf
         self._to_node, self._to_client = to_node, to_client
         self._rest = memoryview(b"")
         self._request = self._reply = 0
@@ -49,7 +51,7 @@ class MemoryChannel:
         self.post(kind, body, deadline)
         return self.take(deadline)
 
-    def post(self, kind: int, body: bytes, deadline: float) -> None:
+    def post(self, kind: int, body: bytes, deadline: float) -> int:
         if self.broken:
             raise Closed("memory channel is closed")
         if time.monotonic() >= deadline:
@@ -57,6 +59,7 @@ class MemoryChannel:
             raise DeadlineExceeded("deadline passed before the node was asked")
         self._request += 1
         self._to_node.chunks.put(frame.encode(kind, self._request, body))
+        return self._request
 
     def take(self, deadline: float) -> tuple[Header, bytes]:
         self._reply += 1
@@ -106,6 +109,9 @@ class MemoryChannel:
     def take_descriptors(self) -> list[int]:
         taken, self._to_client.descriptors = self._to_client.descriptors, []
         return taken
+
+    def fileno(self) -> int:
+        return -1
 
     def close(self) -> None:
         if not self.broken:
@@ -169,6 +175,9 @@ class MemoryConnection:
             self._to_client.chunks.put(whole)
         if fault in ("cut", "half"):
             self.close()
+
+    def hang_up(self) -> None:
+        self.close()
 
     def close(self) -> None:
         if not self._closed:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import socket
 import struct
@@ -39,6 +40,7 @@ class SocketChannel:
     def __init__(self, sock: socket.socket, door: str, peer: str) -> None:
         self.door = door
         self.broken = False
+        self.expires_s = math.inf
         self._socket = sock
         self._process = os.getpid()
         self._peer = peer
@@ -52,7 +54,7 @@ class SocketChannel:
         self.post(kind, body, deadline)
         return self.take(deadline, descriptors)
 
-    def post(self, kind: int, body: bytes, deadline: float) -> None:
+    def post(self, kind: int, body: bytes, deadline: float) -> int:
         if self.broken:
             raise Closed(f"channel to {self._peer} is closed")
         self._request = (self._request + 1) & 0xFFFFFFFF
@@ -62,6 +64,7 @@ class SocketChannel:
         except BaseException:
             self.close()
             raise
+        return self._request
 
     def take(self, deadline: float, descriptors: int = 0) -> tuple[Header, bytes]:
         self._reply = expected = (self._reply + 1) & 0xFFFFFFFF
@@ -142,6 +145,9 @@ class SocketChannel:
     def take_descriptors(self) -> list[int]:
         taken, self._descriptors = self._descriptors, []
         return taken
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def close(self) -> None:
         self.broken = True
@@ -273,12 +279,13 @@ class SocketConnection:
         except OSError as error:
             raise NodeGone(f"{self.door} peer: {error.strerror or error}") from error
 
-    def close(self) -> None:
-        # shutdown, not only close: a thread blocked in recv() on this socket must wake up.
-        try:
+    def hang_up(self) -> None:
+        # The descriptor stays taken: closed here, it could become another peer's while a thread still sends on it.
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+
+    def close(self) -> None:
+        self.hang_up()  # not only close: a thread blocked in recv() on this socket must wake up
         self._socket.close()
 
     def _send_all(self, views: list[memoryview]) -> None:

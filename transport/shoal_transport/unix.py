@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -18,6 +17,7 @@ import time
 from collections.abc import Generator
 
 from shoal_core.errors import ConfigError, DeadlineExceeded, NodeGone
+from shoal_transport import file_lock
 from shoal_transport.stream_socket import SocketChannel, SocketConnection, SocketListener
 
 DOOR = "unix"
@@ -86,16 +86,9 @@ class UnixListener(SocketListener):
 def _turn(directory: str) -> Generator[None]:
     """Nobody else of us looks at or replaces sockets in this directory meanwhile."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    deadline = time.monotonic() + _TURN_S
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.01)
+        if not file_lock.take(descriptor, time.monotonic() + _TURN_S):
+            raise BlockingIOError(errno.EAGAIN, "another process is at work there and does not end", directory)
         yield
     finally:
         os.close(descriptor)

@@ -27,20 +27,20 @@ _TIME_FIELDS = ("mtime", "LastModified", "last_modified", "modified", "updated",
 
 
 class FsspecSource:
-    """A `Source` over fsspec, if it can be imported."""
+    """A `Source` over fsspec, if it can be imported. It knows no options of data sets: those are for object stores."""
 
     def __init__(self, settings: Mapping[str, Mapping[str, str]]) -> None:
         self._settings = settings
         self._open: dict[str, Any] = {}
         self._permits = asyncio.Semaphore(THREADS_MAX)
 
-    async def head(self, url: str) -> ObjectMeta:
+    async def head(self, url: str, dataset: str) -> ObjectMeta:
         return await self._in_thread(url, lambda: self._info(url))
 
-    async def fetch(self, meta: ObjectMeta, offset: int, length: int) -> AsyncGenerator[memoryview, None]:
+    async def fetch(self, meta: ObjectMeta, offset: int, length: int, dataset: str) -> AsyncGenerator[memoryview, None]:
         yield await self._in_thread(meta.url, lambda: self._read(meta, offset, length))
 
-    async def list(self, url: str) -> AsyncIterator[list[ObjectMeta]]:
+    async def list(self, url: str, dataset: str) -> AsyncIterator[list[ObjectMeta]]:
         found = await self._in_thread(url, lambda: self._find(url))
         for start in range(0, len(found), LIST_CHUNK):
             yield found[start : start + LIST_CHUNK]

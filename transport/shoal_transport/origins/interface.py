@@ -27,15 +27,16 @@ class ObjectMeta(msgspec.Struct, frozen=True):
 
 
 class Source(Protocol):
-    """One family of origins. Methods raise errors of `shoal_core.errors` that name the URL."""
+    """One family of origins. Methods raise errors of `shoal_core.errors` that name the URL. `dataset`: whose
+    options are used; see `own_options`."""
 
-    async def head(self, url: str) -> ObjectMeta: ...
+    async def head(self, url: str, dataset: str) -> ObjectMeta: ...
 
-    def fetch(self, meta: ObjectMeta, offset: int, length: int) -> AsyncGenerator[memoryview, None]:
+    def fetch(self, meta: ObjectMeta, offset: int, length: int, dataset: str) -> AsyncGenerator[memoryview, None]:
         """The bytes of exactly this version, in order, in pieces of any size that nobody else writes to."""
         ...
 
-    def list(self, url: str) -> AsyncIterator[list[ObjectMeta]]: ...
+    def list(self, url: str, dataset: str) -> AsyncIterator[list[ObjectMeta]]: ...
 
     async def close(self) -> None: ...
 

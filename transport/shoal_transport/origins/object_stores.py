@@ -20,6 +20,7 @@ from obstore.store import LocalStore
 
 from shoal_core.errors import NotFound, ObjectChanged, OriginError, ShoalError
 from shoal_transport.origins.interface import ObjectMeta, shown
+from shoal_transport.origins.own_options import OwnOptions
 from shoal_transport.origins.stores import Stores
 from shoal_transport.origins.translation import translated
 
@@ -45,18 +46,20 @@ def can_read(url: str) -> bool:
 class ObstoreSource:
     """A `Source` over obstore."""
 
-    def __init__(self, settings: Mapping[str, Mapping[str, str]], *, retry_count_max: int) -> None:
-        self._stores = Stores(settings, retry_count_max=retry_count_max)
+    def __init__(
+        self, settings: Mapping[str, Mapping[str, str]], own_options: OwnOptions, *, retry_count_max: int
+    ) -> None:
+        self._stores = Stores(settings, own_options, retry_count_max=retry_count_max)
 
-    async def head(self, url: str) -> ObjectMeta:
-        place = self._stores.locate(url)
+    async def head(self, url: str, dataset: str) -> ObjectMeta:
+        place = self._stores.locate(url, dataset)
         try:
             return _meta(url, await obstore.head_async(place.store, place.key))
         except _ERRORS as error:
             raise _ours(error, url, place.host) from None
 
-    async def fetch(self, meta: ObjectMeta, offset: int, length: int) -> AsyncGenerator[memoryview, None]:
-        place = self._stores.locate(meta.url)
+    async def fetch(self, meta: ObjectMeta, offset: int, length: int, dataset: str) -> AsyncGenerator[memoryview, None]:
+        place = self._stores.locate(meta.url, dataset)
         options: dict[str, Any] = {}
         if length != meta.size:  # without a range, small objects can be read from servers that know no ranges
             options["range"] = (offset, offset + length)
@@ -79,8 +82,8 @@ class ObstoreSource:
         except _ERRORS as error:
             raise _ours(error, meta.url, place.host) from None
 
-    async def list(self, url: str) -> AsyncIterator[list[ObjectMeta]]:
-        place = self._stores.locate(url, is_prefix=True)
+    async def list(self, url: str, dataset: str) -> AsyncIterator[list[ObjectMeta]]:
+        place = self._stores.locate(url, dataset, is_prefix=True)
         scheme, _, rest = url.partition("://")
         web, local = scheme.lower().startswith("http"), scheme.lower() == "file"
         base = "file:///" if local else f"{scheme}://{rest.partition('/')[0]}/"

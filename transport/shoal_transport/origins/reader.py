@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 
 from shoal_core import keys
-from shoal_core.errors import BadRequest, DeadlineExceeded, NotFound, OriginError
+from shoal_core.errors import BadRequest, DeadlineExceeded, Forbidden, NotFound, OriginError
 from shoal_transport.origins.file_systems import FsspecSource
 from shoal_transport.origins.interface import ObjectMeta, Source, shown
 from shoal_transport.origins.object_stores import ObstoreSource, can_read
+from shoal_transport.origins.own_options import OwnOptions
 
 RETRY_COUNT_MAX = 3
 """Repeats of one request, with backoff and jitter, all inside the caller's time."""
@@ -30,7 +31,9 @@ class Origins:
     """All origins of one node. Used from one event loop; any number of calls at once."""
 
     def __init__(self, settings: Mapping[str, Mapping[str, str]], *, retry_count_max: int = RETRY_COUNT_MAX) -> None:
-        self._obstore = ObstoreSource(settings, retry_count_max=retry_count_max)
+        self.own_options = OwnOptions()
+        """Options of data sets; everything else is read as `settings` and the environment say."""
+        self._obstore = ObstoreSource(settings, self.own_options, retry_count_max=retry_count_max)
         self._fsspec = FsspecSource(settings)
 
     def _source(self, url: str) -> Source:
@@ -44,12 +47,14 @@ class Origins:
             raise BadRequest(f"{shown(url)}: an origin cannot be a Shoal URL; name the store itself")
         return self._obstore if can_read(url) else self._fsspec
 
-    async def head(self, url: str, *, timeout_s: float) -> ObjectMeta:
-        """Size and version of the object as it is now."""
+    async def head(self, url: str, *, timeout_s: float, dataset: str = "") -> ObjectMeta:
+        """Size and version of the object as it is now. `dataset`: the data set that it is read for."""
         source = self._source(url)
         try:
             async with asyncio.timeout(timeout_s):
-                return await source.head(url)
+                await self.own_options.ready(dataset)
+                with self._watched(dataset):
+                    return await source.head(url, dataset)
         except TimeoutError as error:
             raise _late(error, url, timeout_s) from None
 
@@ -61,6 +66,7 @@ class Origins:
         *,
         timeout_s: float,
         filled: Callable[[memoryview], None] | None = None,
+        dataset: str = "",
     ) -> None:
         """Fill the writable byte views one after the other with this version's bytes from `offset` on.
 
@@ -74,25 +80,41 @@ class Origins:
             )
         if length == 0:
             return
-        pieces = self._source(meta.url).fetch(meta, offset, length)
+        source = self._source(meta.url)
         try:
-            async with asyncio.timeout(timeout_s), contextlib.aclosing(pieces):
-                await _scatter(meta, pieces, into, length, filled)
+            async with asyncio.timeout(timeout_s):
+                await self.own_options.ready(dataset)
+                with self._watched(dataset):
+                    async with contextlib.aclosing(source.fetch(meta, offset, length, dataset)) as pieces:
+                        await _scatter(meta, pieces, into, length, filled)
         except TimeoutError as error:
             raise _late(error, meta.url, timeout_s) from None
 
-    async def list(self, url: str, *, timeout_s: float) -> AsyncIterator[list[ObjectMeta]]:
+    async def list(self, url: str, *, timeout_s: float, dataset: str = "") -> AsyncIterator[list[ObjectMeta]]:
         """Every object below the prefix, recursively, in chunks. The time bounds each chunk, not the whole."""
-        chunks = aiter(self._source(url).list(url))
+        chunks = aiter(self._source(url).list(url, dataset))
         while True:
             try:
                 async with asyncio.timeout(timeout_s):
-                    chunk = await anext(chunks)
+                    await self.own_options.ready(dataset)
+                    with self._watched(dataset):
+                        chunk = await anext(chunks)
             except StopAsyncIteration:
                 return
             except TimeoutError as error:
                 raise _late(error, url, timeout_s) from None
             yield chunk
+
+    @contextlib.contextmanager
+    def _watched(self, dataset: str) -> Generator[None]:
+        """Whoever keeps a data set's credentials is told that they were refused."""
+        try:
+            yield
+        except Forbidden:
+            options = self.own_options.options(dataset)
+            if options is not None and options.has_credentials:
+                self.own_options.refused(dataset)
+            raise
 
     async def close(self) -> None:
         """Forget connections. Closing twice is fine."""

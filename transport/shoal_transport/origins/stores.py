@@ -1,7 +1,8 @@
 """From a URL to an obstore store, the key in it, and the host that error texts should name.
 
 One store object (a connection pool) per bucket or web server, kept for the next call. A URL's settings are those of
-the longest configured prefix that covers it; credentials in the environment are obstore's own business.
+the longest configured prefix that covers it; credentials in the environment are obstore's own business. A data set
+with options of its own (`own_options`) has stores of its own.
 
 Keys are sent verbatim, but obstore refuses empty segments and drops slashes at both ends, and would thus read another
 object than was asked for. S3 has such keys, so there everything up to the last double slash goes into the store's
@@ -23,10 +24,12 @@ from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, ObjectSto
 
 from shoal_core.errors import BadRequest, NotFound
 from shoal_transport.origins.interface import shown
+from shoal_transport.origins.own_options import OwnOptions
 from shoal_transport.origins.translation import unusable
 
-STORES_MAX = 64
-"""Stores kept open. A signed URL needs one of its own; the least recently used goes first."""
+STORES_MAX = 256
+"""Stores kept open, of 0.1 to 0.2 MiB each. A signed URL needs one of its own, and so does a data set with credentials;
+the least recently used goes first."""
 
 _CONNECT_TIMEOUT = timedelta(seconds=5)
 _SILENCE_TIMEOUT = timedelta(seconds=20)
@@ -45,6 +48,7 @@ _CLIENT_OPTIONS = frozenset(
     )
 )  # fmt: skip
 _ENDPOINT_OPTIONS = ("aws_endpoint_url_s3", "endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_url")
+_GCS_ENDPOINT = "google_base_url"
 _BUCKET_STORES: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 
 
@@ -59,14 +63,17 @@ class Place(NamedTuple):
 class Stores:
     """The stores of one node, made when first needed."""
 
-    def __init__(self, settings: Mapping[str, Mapping[str, str]], *, retry_count_max: int) -> None:
+    def __init__(
+        self, settings: Mapping[str, Mapping[str, str]], own_options: OwnOptions, *, retry_count_max: int
+    ) -> None:
         self._settings = {prefix: {k.lower(): v for k, v in given.items()} for prefix, given in settings.items()}
+        self._own_options = own_options
         self._retry = {"max_retries": retry_count_max, "retry_timeout": _RETRY_PERIOD, "backoff": _BACKOFF}
         self._open: OrderedDict[str, ObjectStore] = OrderedDict()
         self._hosts: dict[str, str] = {}
         """Of open stores of buckets."""
 
-    def locate(self, url: str, *, is_prefix: bool = False) -> Place:
+    def locate(self, url: str, dataset: str = "", *, is_prefix: bool = False) -> Place:
         """`is_prefix` when everything below the URL is meant."""
         scheme, _, rest = url.partition("://")
         scheme = scheme.lower()
@@ -77,7 +84,7 @@ class Stores:
             raise BadRequest(f"{shown(url)}: no {'host' if scheme.startswith('http') else 'bucket'} in the URL")
         if scheme.startswith("http"):
             return self._web(url, scheme, host, path, is_prefix)
-        return self._bucket(url, scheme, host, path, is_prefix)
+        return self._bucket(url, scheme, host, path, dataset, is_prefix)
 
     def __len__(self) -> int:
         """Stores that are open."""
@@ -103,24 +110,24 @@ class Stores:
             path = path.partition("?")[0].strip("/")
         key = unquote(path)
         exact = not is_prefix and ("?" in path or "%2f" in path.lower() or "" in path.split("/"))
-        config, client = self._divided(self._options(url)[1], plain_http=scheme == "http")
+        config, client = self._divided(self._configured(url)[1], plain_http=scheme == "http")
         if config:
             raise BadRequest(f"{shown(url)}: web origins have no option named {', '.join(sorted(config))}")
         location = f"{scheme}://{host}/{path if exact else ''}"
         store = self._store(location, HTTPStore, url, location, client_options=client, retry_config=self._retry)
         return Place(store, "" if exact else key, host.rpartition("@")[2])
 
-    def _bucket(self, url: str, scheme: str, bucket: str, key: str, is_prefix: bool) -> Place:
+    def _bucket(self, url: str, scheme: str, bucket: str, key: str, dataset: str, is_prefix: bool) -> Place:
         if is_prefix:
             key = key.strip("/")
         elif not key or key.endswith("/"):
             raise NotFound(f"{shown(url)}: names a directory, not an object")
-        prefix, options = self._options(url)
+        prefix, options = self._options(url, dataset)
         above, slashes, below = ("/" + key).rpartition("//")
         name = f"{scheme}://{bucket}/{above if slashes else ''} {prefix}"
         if name in self._hosts and name in self._open and not is_prefix:  # as for every object but the first
             return Place(self._kept(name), below if slashes else key, self._hosts[name])
-        endpoint = _endpoint(options) if scheme == "s3" else options.get("endpoint", "")
+        endpoint = _endpoint(options) if scheme == "s3" else options.get(_GCS_ENDPOINT, options.get("endpoint", ""))
         config, client = self._divided(options, plain_http=endpoint.startswith("http://"))
         if slashes:
             if scheme != "s3" or is_prefix:
@@ -152,7 +159,15 @@ class Stores:
         self._open.move_to_end(name)
         return self._open[name]
 
-    def _options(self, url: str) -> tuple[str, dict[str, str]]:
+    def _options(self, url: str, dataset: str) -> tuple[str, dict[str, str]]:
+        """What stands for the options in a store's name, and the options."""
+        own = self._own_options.options(dataset)
+        if own is None:
+            return self._configured(url)
+        name = f"{dataset} {own.number}"
+        return name, ({} if own.is_alone else self._configured(url)[1]) | dict(own.values)
+
+    def _configured(self, url: str) -> tuple[str, dict[str, str]]:
         """The longest configured prefix that covers the URL, and its options."""
         covering = [p for p in self._settings if url == p or url.startswith(p if p.endswith("/") else p + "/")]
         prefix = max(covering, key=len, default="")
