@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import os
 import resource
 import signal
 import sys
-import tomllib
-from pathlib import Path
-from typing import Any
 
-from shoal_core.config import NodeConfig, parse
-from shoal_core.errors import ConfigError, ShoalError
-from shoal_node import allocator, assembly
+from shoal_core.config import NodeConfig
+from shoal_core.errors import ShoalError
+from shoal_node import allocator, assembly, configuration
 
 log = logging.getLogger("shoal.node")
-
-
-def read_config(path: str) -> NodeConfig:
-    """The configuration in a TOML or JSON file; ConfigError names the file and the field."""
-    try:
-        text = Path(path).read_text("utf-8")
-        data: Any = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
-        return parse(data)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, ShoalError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except RecursionError:
-        raise ConfigError(f"{path}: too deeply nested") from None
 
 
 async def serve(config: NodeConfig) -> None:
@@ -47,6 +29,8 @@ async def serve(config: NodeConfig) -> None:
         await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
         for task in ending:
             task.cancel()
+        if stop.is_set():
+            await running.hand_over()
         log.info("node %s: ending%s", config.node_name, "" if stop.is_set() else ", no client for the linger time")
 
 
@@ -66,7 +50,7 @@ def main() -> int:
         run = asyncio.run
         log.warning("uvloop is not installed; the plain event loop is used")
     try:
-        run(serve(read_config(arguments.config)))
+        run(serve(configuration.read(arguments.config, os.environ)))
     except ShoalError as error:
         sys.stderr.write(f"shoal: {error}\n")
         return 1

@@ -13,16 +13,21 @@ import logging
 import os
 from collections.abc import AsyncGenerator
 
+import msgspec
+
 from shoal_core import limits
-from shoal_core.config import NodeConfig
+from shoal_core.config import NodeConfig, in_kubernetes
 from shoal_core.errors import ConfigError
 from shoal_node import declared_datasets, expiry
-from shoal_node.resolver import DEFAULT_SPACE, DERIVED_SPACE, Resolver
+from shoal_node.kubernetes.pool import Pool
+from shoal_node.resolver import Resolver
 from shoal_node.runtime import Node
 from shoal_node.serve import Server
-from shoal_node.spaces import space_of, tier_classes
+from shoal_node.spaces import DEFAULT_SPACE, DERIVED_SPACE, space_of, tier_classes
 from shoal_node.state import NodeState
+from shoal_node.tiers import nvme_place
 from shoal_node.tiers.nvme import FileIo, NvmeTier, Record
+from shoal_node.volumes import Volumes
 from shoal_transport.memory import MemoryListener
 from shoal_transport.tcp import TcpListener
 from shoal_transport.unix import UnixListener
@@ -49,6 +54,20 @@ class RunningNode:
         while self.server.idle_s() < linger_s:  # noqa: ASYNC110
             await asyncio.sleep(_TICK_S)
 
+    async def hand_over(self) -> None:
+        """Before it ends: give its blocks to the others, for as long as the configuration grants."""
+        node = self.node
+        granted_s = node.config.cluster.handover_on_exit_s if node.config.cluster is not None else 0.0
+        if not granted_s:
+            return
+        node.start_drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(granted_s):
+                while not node.refusing:  # noqa: ASYNC110 looked at, as it takes minutes
+                    await asyncio.sleep(_TICK_S / 10)
+        progress = node.drain_progress()["handover"]
+        log.info("node %s: handed over %s", node.config.node_name, progress)
+
 
 @contextlib.asynccontextmanager
 async def running(config: NodeConfig, disk_io: FileIo | None = None) -> AsyncGenerator[RunningNode]:
@@ -57,7 +76,7 @@ async def running(config: NodeConfig, disk_io: FileIo | None = None) -> AsyncGen
     `disk_io` stands for the operating system under the disk tier: a test gives one that fails.
     """
     async with contextlib.AsyncExitStack() as stack:
-        tenant = _user()
+        tenant = config.tenant or _user()
         nvme = _open_nvme(config, disk_io)
         if nvme is not None:
             stack.callback(nvme.close)
@@ -71,17 +90,30 @@ async def running(config: NodeConfig, disk_io: FileIo | None = None) -> AsyncGen
             raise ConfigError(
                 f"dram.budget_bytes: not even a first segment of the {config.dram.budget_bytes} bytes can be had"
             )
-        server = Server(node, Resolver(node))
+        resolver = Resolver(node)
+        node.datasets.begin()
+        place = in_kubernetes(config.cluster.view) if config.cluster is not None else None
+        if place is not None:
+            node.pool = Pool(node, *place)
+        server = Server(node, resolver)
         stack.callback(server.close)
         # Fills end before connections do: a closed connection ends leases, and nothing may write into their slots.
         memory = _listen(config, server)
+        if config.access.volumes_directory is not None:
+            stack.callback(Volumes(config.access.volumes_directory, server).close)
         node.addresses = server.addresses
+        if node.peers is not None:
+            node.peers.start()
+        if node.pool is not None:
+            node.pool.start()
         tick = asyncio.create_task(_tick(node))
         stack.callback(tick.cancel)
         if config.doors.control is not None:
             await stack.enter_async_context(_control(node, config.doors.control))
         stack.push_async_callback(node.filler.close)
-        stack.callback(node.start_drain)  # readers that still ask go elsewhere
+        if node.pool is not None:
+            stack.push_async_callback(node.pool.close)
+        stack.callback(node.refuse)  # readers that still ask go elsewhere
         yield RunningNode(node, server, memory)
 
 
@@ -100,12 +132,7 @@ def make_state(config: NodeConfig, tenant: str, nvme: NvmeTier | None) -> NodeSt
         if space.name not in config.datasets:
             state.add_space(space)
     for name, settings in config.datasets.items():
-        state.add_space(
-            space_of(
-                tenant, name, url=settings.url, eviction=settings.eviction,
-                quota_bytes=settings.quota_bytes, ttl_s=settings.ttl_s,
-            )
-        )  # fmt: skip
+        state.add_space(space_of(tenant, name, **msgspec.structs.asdict(settings)))
     return state
 
 
@@ -114,7 +141,8 @@ def _open_nvme(config: NodeConfig, disk_io: FileIo | None) -> NvmeTier | None:
         return None
     _, classes = tier_classes(config.slab_bytes, config.fill.block_size_bytes)
     place = config.nvme[0]
-    return NvmeTier(place.directory, place.budget_bytes, config.slab_bytes, classes, disk_io)
+    nvme_place.check(place, "nvme[0]")
+    return NvmeTier(place.directory, place.budget_bytes, config.slab_bytes, classes, disk_io, place.keep_free_bytes)
 
 
 def _recover(state: NodeState, nvme: NvmeTier) -> None:
@@ -137,7 +165,7 @@ def _recover(state: NodeState, nvme: NvmeTier) -> None:
             foreign += 1
             continue
         blocks += state.recovered(found.key, space, found.size, found.checksum, found.slot, found.filled_at_s)
-    state.disk.recovered()
+    state.recovery_ended()
     if blocks or foreign:
         log.info("disk tier: %d blocks found, %d records dropped", blocks, foreign)
 

@@ -4,13 +4,16 @@
     GET /readyz    it takes new readers (readiness); 503 and the reason while it does not
     GET /metrics   Prometheus text
     GET /status    everything `shoal stat` shows, JSON
-    POST /drain    stop granting and filling, let what runs finish; answers 202 with the progress
+    GET /view      the view as this node holds it, JSON with an ETag, for others to follow; 404 where it is alone
+    POST /drain    hand over to the other nodes, stop granting and filling; answers 202 with the progress; with a key
+                   file only to an operator's token
+    DELETE /drain  take new readers again, after all; whoever may drain may do that
     GET /drain     the progress
 
 No byte of cached data passes here. All calls into the node are plain and short and run on the node's own loop, so that
-a probe answers only while that loop turns. Whoever may connect may drain: the address decides who that is (a Unix
-socket is made for this user alone). Importing this module costs about 30 MiB and most of a second, so the runtime
-imports it only where a control address is configured.
+a probe answers only while that loop turns. Without a key file whoever may connect may drain: the address decides who
+that is (a Unix socket is made for this user alone). Importing this module costs about 30 MiB and most of a second, so
+the runtime imports it only where a control address is configured.
 """
 
 from __future__ import annotations
@@ -26,10 +29,10 @@ from typing import Any, Protocol
 
 import msgspec
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from shoal_core.errors import ConfigError
+from shoal_core.errors import ConfigError, Forbidden
 from shoal_node import metrics
 
 _JSON = "application/json"
@@ -54,11 +57,23 @@ class Node(Protocol):
         """Whether new readers are welcome, and if not, why."""
         ...
 
+    def check_operator(self, authorization: str) -> None:
+        """Forbidden, unless a request with this header may change what the node does."""
+        ...
+
     def start_drain(self) -> dict[str, Any]:
         """Grant and fill no more, finish what runs. Idempotent; returns the progress."""
         ...
 
+    def cancel_drain(self) -> dict[str, Any]:
+        """Be as before `start_drain`; returns the progress."""
+        ...
+
     def drain_progress(self) -> dict[str, Any]: ...
+
+    def view(self) -> tuple[int, bytes] | None:
+        """Epoch and JSON of the view; None where the node is alone."""
+        ...
 
     def metrics_values(self) -> tuple[metrics.Counters, metrics.Gauges]: ...
 
@@ -85,16 +100,37 @@ def make_app(node: Node) -> FastAPI:
     async def status() -> Response:
         return _json(node.status())
 
+    @app.get("/view")
+    async def view(request: Request) -> Response:
+        known = node.view()
+        if known is None:
+            return PlainTextResponse("this node is alone\n", status_code=404)
+        etag = f'"{known[0]}"'
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers={"ETag": etag})
+        return Response(known[1], media_type=_JSON, headers={"ETag": etag})
+
+    def changed(request: Request, change: Callable[[], dict[str, Any]]) -> Response:
+        try:
+            node.check_operator(request.headers.get("authorization", ""))
+        except Forbidden as error:
+            return PlainTextResponse(f"{error}\n", status_code=401, headers={"WWW-Authenticate": "Bearer"})
+        return _json(change(), status_code=202)
+
     @app.post("/drain", status_code=202)
-    async def drain() -> Response:
-        return _json(node.start_drain(), status_code=202)
+    async def drain(request: Request) -> Response:
+        return changed(request, node.start_drain)
+
+    @app.delete("/drain", status_code=202)
+    async def cancel_drain(request: Request) -> Response:
+        return changed(request, node.cancel_drain)
 
     @app.get("/drain")
     async def drain_progress() -> Response:
         return _json(node.drain_progress())
 
     # Decorators register them; the names are for tracebacks.
-    del healthz, readyz, prometheus, status, drain, drain_progress
+    del healthz, readyz, prometheus, status, view, drain, cancel_drain, drain_progress
     return app
 
 

@@ -13,7 +13,7 @@ def expire(state: NodeState, now_s: int) -> int:
     count_max = _COUNT_MAX
     while True:
         found = [entry for tier in state.tiers for entry in tier.expired(now_s, count_max)]
-        dropped = sum(state.drop(entry, erase=True) for entry in dict.fromkeys(found))
+        dropped = sum(state.drop(entry, erase=True, reason="expired") for entry in dict.fromkeys(found))
         # What was dropped before and is still leased stands first; there may be more behind it.
         if dropped or len(found) < count_max:
             return dropped

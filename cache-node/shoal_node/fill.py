@@ -19,14 +19,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from shoal_core import digests, index, keys
-from shoal_core.errors import InvariantBroken, NoSpace, NotFound, ObjectChanged, ShoalError
+from shoal_core import digests, index
+from shoal_core.errors import DeadlineExceeded, InvariantBroken, NodeGone, NoSpace, NotFound, ObjectChanged, ShoalError
+from shoal_core.routing import Attempt
 from shoal_core.verbs import get
 from shoal_node.objects import ObjectRecord
-from shoal_node.turns import Rank, Ticket, Turns
+from shoal_node.origin_budget import OriginBudget
+from shoal_node.turns import Rank, Ticket, Turns, in_thread
 from shoal_transport.origins.interface import ObjectMeta
 
 if TYPE_CHECKING:
+    from shoal_core.view import View
     from shoal_node.runtime import Node
     from shoal_node.state import NodeState
 
@@ -46,9 +49,12 @@ _ROOM_WAIT_S = 2.0
 class Flight:
     """One block on its way. `entry` and `disk_slot` are set while the block is on disk; the entry is then held."""
 
-    __slots__ = ("block", "demanded", "disk_slot", "entry", "key", "planned", "record", "size", "slot", "ticket", "use")
+    __slots__ = (
+        "block", "demanded", "disk_slot", "entry", "from_origin", "hops", "kept", "key", "landed", "owners", "planned",
+        "pulled", "record", "size", "slot", "ticket", "use", "view", "ways",
+    )  # fmt: skip
 
-    def __init__(self, record: ObjectRecord, block: int, key: bytes) -> None:
+    def __init__(self, record: ObjectRecord, block: int, key: bytes, hops: int = 0) -> None:
         self.record = record
         self.block = block
         self.key = key
@@ -60,18 +66,43 @@ class Flight:
         """Somebody waits for it, or did."""
         self.planned = False
         """A plan began it."""
+        self.hops = hops
+        """Nodes that passed the request for it on."""
+        self.ways: list[Attempt] = []
+        """Peers it is looked for at, in order, by their places in `view`; set once, when it starts."""
+        self.view: View | None = None
+        self.owners: list[str] = []
+        """Ids of the nodes that are to hold it, the first in line first; none where this node is alone."""
+        self.pulled = False
+        """Another node offered it, or a preload brings it: nobody waits for it."""
+        self.from_origin = False
+        """It came from a peer, which had to ask the origin first."""
+        self.kept = False
+        """Whoever offered it says that this node is to hold it, whatever this node's view says."""
+        self.landed = False
+        """It came from a peer and is published."""
         self.use: int | None = None
         """Its next use, on the clock of its space, if a plan said it."""
         self.ticket: Ticket | None = None
+
+    def is_near(self, node_id: str) -> bool:
+        """Whether the block belongs to others than this node."""
+        return bool(self.owners) and not self.kept and node_id not in self.owners
 
     @property
     def rank(self) -> Rank:
         if self.demanded:
             return _DEMANDED
+        if self.pulled:
+            return (3, 0)
         return (2, self.use or 0) if self.planned else (1, 0)
 
 
 _DEMANDED: Rank = (0, 0)
+
+
+_ENDINGS: tuple[tuple[type[Exception], str], ...] = ((DeadlineExceeded, "late"), (NoSpace, "refused"))
+"""What is remembered of a block that did not come, for who asks why."""
 
 
 class Filler:
@@ -80,6 +111,7 @@ class Filler:
     def __init__(self, node: Node, concurrency: int, range_bytes: int, timeout_s: float) -> None:
         self._node = node
         self._origin_turns = Turns(concurrency)
+        self._budget = OriginBudget(concurrency)
         self._disk_turns = Turns(_DISK_READS)
         self._range_bytes = range_bytes
         self._timeout_s = timeout_s
@@ -96,13 +128,25 @@ class Filler:
 
     def start(self, flights: list[Flight]) -> None:
         """Run these flights; called on the loop."""
-        from_origin: list[Flight] = []
+        missing: list[Flight] = []
         for flight in flights:
             if flight.entry != index.NONE:
                 self._spawn(self._from_disk(flight))
             else:
-                from_origin.append(flight)
-        for run in _runs(from_origin, self._range_bytes):
+                missing.append(flight)
+        self._look(missing)
+
+    def _look(self, flights: list[Flight]) -> None:
+        """At the peers, where there are any, and then at the origin."""
+        peers = self._node.peers
+        if peers is not None and flights:
+            flights, batches = peers.divide(flights)
+            for batch in batches:
+                self._spawn(peers.fill(batch, self._fetch))
+        self._fetch(flights)
+
+    def _fetch(self, flights: list[Flight]) -> None:
+        for run in _runs(flights, self._range_bytes):
             self._spawn(self._from_origin(run))
 
     def hurry(self, flight: Flight) -> None:
@@ -128,35 +172,39 @@ class Filler:
 
     async def _from_origin(self, run: list[Flight]) -> None:
         node = self._node
-        if run[0].record.url.startswith(keys.DERIVED):
-            self._failed(run, NotFound(f"{run[0].record.url}: not in the cache, and no origin has it"))
+        if not run[0].record.has_origin:
+            url = run[0].record.url
+            # Where only a key was known, somebody who knows more may have joined: for them it is not the last word.
+            gone = NotFound(f"{url}: not in the cache, and no origin has it") if url else NodeGone("not held here")
+            self.failed(run, gone)
             return
         result = "cancelled"
         try:
-            async with self._turn(self._origin_turns, run):
+            async with self.turn(self._origin_turns, run):
                 for flight in run:
-                    flight.slot = await self.reserve(flight.record.space, flight.size, run)
+                    if flight.slot < 0:
+                        flight.slot = await self.reserve(flight.record.space, flight.size, run)
                 first = run[0]
                 record = first.record
                 parts = [list(_parts(node.slot_memory(flight.slot, flight.size))) for flight in run]
                 hashed: list[bytes] = []
                 meta = ObjectMeta(record.url, record.size, record.etag)
                 offset = first.block * record.block_size_bytes
-                node.counters.origin_requests += 1
-                await node.origins.fetch(
-                    meta,
-                    offset,
-                    [part for block in parts for part in block],
-                    timeout_s=self._timeout_s,
-                    filled=lambda part: hashed.append(digests.page_digests(part)),
-                )
+                async with self._budget.turn(record.url):
+                    node.counters.origin_requests += 1
+                    await node.origins.fetch(
+                        meta,
+                        offset,
+                        [part for block in parts for part in block],
+                        timeout_s=self._timeout_s,
+                        dataset=node.state.spaces[record.space].name,
+                        filled=lambda part: hashed.append(digests.page_digests(part)),
+                    )
             found = iter(hashed)
             with node.step() as state:
                 for flight, block in zip(run, parts, strict=True):
                     table = b"".join(itertools.islice(found, len(block)))
-                    slot, flight.slot = flight.slot, -1
-                    entry = state.publish(flight.key, record.space, flight.size, slot, table, node.now_s(), flight.use)
-                    node.deliver(flight, entry, get.SOURCE_ORIGIN)
+                    node.arrivals.publish(flight, table, get.SOURCE_ORIGIN, near=flight.is_near(node.config.node_name))
                     node.counters.fill_bytes += flight.size
             result = "ok"
         except ShoalError as error:
@@ -164,9 +212,9 @@ class Filler:
             if isinstance(error, ObjectChanged | NotFound):
                 with node.step() as state:
                     state.objects.forget_resolution(run[0].record)
-            self._failed(run, error)
+            self.failed(run, error)
         except BaseException as error:
-            self._failed(run, error if isinstance(error, Exception) else NoSpace("the node is shutting down"))
+            self.failed(run, error if isinstance(error, Exception) else NoSpace("the node is shutting down"))
             raise
         finally:
             node.counters.fills[run[0].record.url.partition(":")[0], result] += len(run)
@@ -175,18 +223,17 @@ class Filler:
         node = self._node
         promoted = False
         try:
-            async with self._turn(self._disk_turns, [flight]):
+            async with self.turn(self._disk_turns, [flight]):
                 flight.slot = await self.reserve(flight.record.space, flight.size, [flight])
                 view = node.slot_memory(flight.slot, flight.size)
-                # Shielded: a thread that writes into the slot must end before the slot can be given away.
                 loop = asyncio.get_running_loop()
-                table = await asyncio.shield(loop.run_in_executor(self.disk_pool, self._read, flight, view))
+                table = await in_thread(loop.run_in_executor(self.disk_pool, self._read, flight, view))
             with node.step() as state:
                 slot, flight.slot = flight.slot, -1
                 dropped = state.is_dropped(flight.entry)
                 promoted = state.promoted(flight.entry, slot, table, node.now_s())
                 if promoted:
-                    node.deliver(flight, flight.entry, get.SOURCE_DISK)
+                    node.arrivals.deliver(flight, flight.entry, get.SOURCE_DISK)
                 elif not dropped:  # else its slot may have been written to meanwhile
                     node.counters.corrupt_pages["disk"] += 1
         except (ShoalError, asyncio.CancelledError) as error:
@@ -198,26 +245,27 @@ class Filler:
                     state.give_back(flight.slot)
                     flight.slot = -1
             if not gone:
-                self._failed([flight], error if isinstance(error, ShoalError) else NoSpace("the node is shutting down"))
+                self.failed([flight], error if isinstance(error, ShoalError) else NoSpace("the node is shutting down"))
                 return
         except OSError:
             with node.step() as state:
                 node.counters.disk_errors["read"] += 1
                 state.give_back(flight.slot)
                 flight.slot = -1
-                state.drop(flight.entry, erase=True)
+                state.drop(flight.entry, erase=True, reason="corrupt")
                 state.unhold(flight.entry)
         if not promoted:
-            # The disk's copy is no good; the origin's is.
+            # The disk's copy is no good; a peer's or the origin's is.
             flight.entry = index.NONE
-            await self._from_origin([flight])
+            self._look([flight])
 
     def _read(self, flight: Flight, view: memoryview) -> bytes:
         assert self._node.nvme is not None
         self._node.nvme.read(flight.disk_slot, flight.size, view)
         return digests.page_digests(view)
 
-    def _turn(self, turns: Turns, run: list[Flight]) -> Ticket:
+    def turn(self, turns: Turns, run: list[Flight]) -> Ticket:
+        """`async with` it; whoever asks for one of the run meanwhile hurries it."""
         ticket = turns.ticket(min(flight.rank for flight in run))
         for flight in run:
             flight.ticket = ticket
@@ -226,7 +274,8 @@ class Filler:
     async def reserve(self, space: int, size: int, run: Sequence[Flight] = ()) -> int:
         """A slot, waiting a little for memory or leases to come back. NoSpace when there is no hope.
 
-        For a `run` that only a plan asked for, only memory under way is waited for: others need the turn more.
+        For a `run` that only a plan or another node asked for, only memory under way is waited for: others need the
+        turn, and the slots that the run has already, more.
         """
         node = self._node
         loop = asyncio.get_running_loop()
@@ -234,7 +283,7 @@ class Filler:
         while True:
             room = self._room
             with node.step() as state:
-                planned = bool(run) and all(flight.planned and not flight.demanded for flight in run)
+                planned = bool(run) and all(not flight.demanded and (flight.planned or flight.pulled) for flight in run)
                 slot = state.reserve(space, size, node.now_s(), run[0].use if planned else None)
                 if slot is None and planned and not state.layout.growing_bytes:
                     # In this step: a reader who comes after it begins anew.
@@ -254,7 +303,8 @@ class Filler:
                 name = node.state.spaces[space].name
                 raise NoSpace(f"space {name!r}: nothing can make room now (leased, pinned or over quota)") from None
 
-    def _failed(self, run: Iterable[Flight], error: Exception) -> None:
+    def failed(self, run: Iterable[Flight], error: Exception) -> None:
+        """These flights end without their blocks."""
         with self._node.step() as state:
             self._fail(state, run, error)
 
@@ -263,7 +313,10 @@ class Filler:
             if flight.slot >= 0:
                 state.give_back(flight.slot)
                 flight.slot = -1
-            self._node.deliver_error(flight, error)
+            if flight.record.has_origin:
+                reason = next((name for kind, name in _ENDINGS if isinstance(error, kind)), "failed")
+                self._node.endings.note(flight.key, reason, self._node.now_s())
+            self._node.arrivals.deliver_error(flight, error)
 
 
 def _parts(memory: memoryview) -> Iterator[memoryview]:

@@ -42,6 +42,11 @@ def answer(item: get.Item, block: HeldBlock, checked: set[tuple[int, int]]) -> t
     return get.Inline(block.source, start, end - start, table, block.entry, block.generation), view
 
 
+def is_good(block: HeldBlock) -> bool:
+    """Whether all of a block has the digests that it was filled with."""
+    return digests.matches(block.memory, block.table)
+
+
 def _good(block: HeldBlock, start: int, end: int, checked: set[tuple[int, int]]) -> bool:
     for page in range(start, end, PAGE_BYTES):
         if (block.entry, page) in checked:

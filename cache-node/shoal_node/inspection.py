@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shoal_core import index, keys
+from shoal_core import digests, index, keys
 from shoal_core.verbs import evict, inspect
 from shoal_node import metrics
 from shoal_node.objects import ObjectRecord
@@ -71,6 +73,23 @@ def _evict(node: Node, record: ObjectRecord) -> int:
     return count
 
 
+def complain(node: Node, entry: int, generation: int) -> bool:
+    """Hash our own copy; whether it was bad and is now quarantined."""
+    with node.step() as state:
+        known = 0 <= entry < state.index.capacity and state.index.generation[entry] == generation
+        if not known or state.index.dram_slot[entry] == index.NO_SLOT:
+            return False
+        state.hold(entry)
+        memory, table = node.entry_memory(entry), bytes(state.digest_table(entry))
+    good = digests.page_digests(memory) == table
+    with node.step() as state:
+        if not good:
+            node.counters.corrupt_pages["dram"] += 1
+            state.drop(entry, erase=True, quarantine=True, reason="corrupt")
+        state.unhold(entry)
+    return not good
+
+
 def gauges(node: Node) -> metrics.Gauges:
     """What rises and falls, now. Inside a step. Brings the counters that the pure state keeps up to date as well."""
     state = node.state
@@ -98,18 +117,33 @@ def gauges(node: Node) -> metrics.Gauges:
         spaces={
             space.name: metrics.SpaceGauges(_space_bytes(state, number), space.quota_bytes)
             for number, space in enumerate(state.spaces)
+            if not space.is_removed
         },
         clients=len(state.leases.clients),
+        volumes=node.volume_count,
         leases=state.leases.count,
         leased_bytes=state.leases.leased_bytes,
         fills_in_flight=node.filler.running,
         disk_queue=state.disk_queue,
+        view_epoch=node.epoch,
+        nodes_dead=len(node.peers.cluster.dead) if node.peers is not None else 0,
+        near_bytes=node.peers.near.bytes if node.peers is not None else 0,
+        pull_queue=node.peers.pulling.waiting if node.peers is not None else 0,
     )
 
 
 def _space_bytes(state: NodeState, space: int) -> int:
     disk = state.disk.slabs.space_used_bytes(space) if state.disk is not None else 0
     return max(state.dram.slabs.space_used_bytes(space), disk)
+
+
+@functools.cache
+def version() -> str:
+    """Of Shoal, as it is installed."""
+    try:
+        return metadata.version("shoal")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def status(node: Node) -> dict[str, Any]:
@@ -121,7 +155,9 @@ def status(node: Node) -> dict[str, Any]:
             "pid": os.getpid(),
             "addresses": node.addresses,
             "uptime_s": time.time() - node.started_s,
+            "version": version(),
             "draining": node.draining,
+            "cluster": node.peers.status() if node.peers is not None else None,
             "embedded": node.config.linger_s is not None,
             "config": msgspec.to_builtins(node.config) | {"origins": sorted(node.config.origins)},
             "nvme_direct": node.nvme.direct if node.nvme is not None else None,
@@ -135,4 +171,7 @@ def status(node: Node) -> dict[str, Any]:
                 for identity, client in state.leases.clients.items()
             },
         }
-        return values | metrics.snapshot(node.counters, now)
+        datasets = node.datasets.numbers(state)
+    values["datasets"] = datasets if node.pool is None else node.pool.complete(datasets)
+    values["preloads"] = {} if node.pool is None else node.pool.preloads()
+    return values | metrics.snapshot(node.counters, now)

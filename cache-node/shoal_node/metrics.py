@@ -41,9 +41,21 @@ FAMILIES = (
     Family("reads", "shoal_reads", "Block ranges answered, by door and by where the bytes were", ("door", "source")),
     Family("read_bytes", "shoal_read_bytes", "Bytes of the ranges answered", ("door", "source")),
     Family("granted_hits", "shoal_granted_hits", "Reads under held grants; clients report them, they send no message"),
+    Family("dataset_hits", "shoal_dataset_hits", "Reads of blocks that the cache answered, by space", ("space",)),
+    Family("dataset_misses", "shoal_dataset_misses", "Blocks that a read had brought from the origin", ("space",)),
     Family("fills", "shoal_fills", "Blocks filled from an origin, by URL scheme and result", ("origin", "result")),
     Family("fill_bytes", "shoal_fill_bytes", "Bytes that fills brought in"),
     Family("origin_requests", "shoal_origin_requests", "Requests sent to origins: HEAD, GET and list pages"),
+    Family(
+        "peer_fills", "shoal_peer_fills", "Blocks looked for at other nodes, by why and how that ended",
+        ("why", "result"), (("asked", "ok"), ("asked", "absent"), ("pulled", "ok")),
+    ),
+    Family("peer_bytes", "shoal_peer_bytes", "Bytes that came from other nodes"),
+    Family("pulled_bytes", "shoal_pulled_bytes", "Bytes brought in the background: replicas, repair, hand-over"),
+    Family(
+        "offered", "shoal_offered", "Blocks offered to other nodes, by their answer",
+        ("answer",), ("held", "queued", "refused", "failed"),
+    ),
     Family(
         "prefetches", "shoal_prefetches", "Blocks that plans began to fill, by how far that came before a reader did",
         ("result",), ("filled", "joined", "dropped"),
@@ -59,6 +71,10 @@ FAMILIES = (
         "fallbacks", "shoal_fallbacks", "Times that the second-best way was taken",
         ("kind",),
         ("huge_pages", "dram_budget", "o_direct", "disk_write_skipped", "bypass", "stale_resolve", "lease_limit"),
+    ),
+    Family(
+        "refusals", "shoal_refusals", "Requests refused for who sent them: no good token, or not theirs to ask",
+        ("why",), ("token", "expired", "scope"),
     ),
     Family(
         "corrupt_pages", "shoal_corrupt_pages", "Pages that did not match their digests, by where they were",
@@ -80,10 +96,17 @@ class Counters:
     """By door, then by source (an index): `counters.reads["tcp"][get.SOURCE_DRAM] += 1`."""
     read_bytes: dict[str, list[int]]
     granted_hits: int
+    dataset_hits: Counter[str]
+    dataset_misses: Counter[str]
     fills: Counter[tuple[str, str]]
     """`counters.fills["s3", "ok"] += 1`; results: ok, or the error's class name."""
     fill_bytes: int
     origin_requests: int
+    peer_fills: Counter[tuple[str, str]]
+    """asked: somebody waits for the block. pulled: another node offered it."""
+    peer_bytes: int
+    pulled_bytes: int
+    offered: Counter[str]
     prefetches: Counter[str]
     """filled: it was there before anybody asked. joined: somebody asked meanwhile. dropped: no room, or it failed."""
     loader_wait_seconds: float
@@ -91,6 +114,8 @@ class Counters:
     evictions: Counter[str]
     revokes: Counter[str]
     fallbacks: Counter[str]
+    refusals: Counter[str]
+    """token: it was missing or worth nothing. expired: it had been good. scope: not for this reader."""
     corrupt_pages: Counter[str]
     disk_errors: Counter[str]
 
@@ -98,15 +123,22 @@ class Counters:
         self.reads = {door: [0] * len(SOURCES) for door in DOORS}
         self.read_bytes = {door: [0] * len(SOURCES) for door in DOORS}
         self.granted_hits = 0
+        self.dataset_hits = Counter()
+        self.dataset_misses = Counter()
         self.fills = Counter()
         self.fill_bytes = 0
         self.origin_requests = 0
+        self.peer_fills = Counter()
+        self.peer_bytes = 0
+        self.pulled_bytes = 0
+        self.offered = Counter()
         self.prefetches = Counter()
         self.loader_wait_seconds = 0.0
         self.loader_steps = 0
         self.evictions = Counter()
         self.revokes = Counter()
         self.fallbacks = Counter()
+        self.refusals = Counter()
         self.corrupt_pages = Counter()
         self.disk_errors = Counter()
 
@@ -141,11 +173,19 @@ class Gauges(msgspec.Struct):
     """By name: dram, disk."""
     spaces: dict[str, SpaceGauges]
     clients: int = 0
+    volumes: int = 0
+    """Volumes that have a socket of their own here."""
     leases: int = 0
     leased_bytes: int = 0
     fills_in_flight: int = 0
     disk_queue: int = 0
     """Blocks that wait to be written to the disk tier."""
+    view_epoch: int = 0
+    """0: the node is alone."""
+    nodes_dead: int = 0
+    near_bytes: int = 0
+    pull_queue: int = 0
+    """Blocks that other nodes offered and that wait to be brought."""
 
 
 def samples(counters: Counters, family: Family) -> Iterator[tuple[tuple[str, ...], int | float]]:
@@ -241,9 +281,14 @@ def _gauge_rows(gauges: Gauges) -> Iterator[tuple[str, str, tuple[str, ...], Row
     )
     for attribute, text in (
         ("clients", "Clients connected"),
+        ("volumes", "Volumes of pods that have a socket of their own here"),
         ("leases", "Grants that clients hold"),
         ("leased_bytes", "Bytes under those grants"),
         ("fills_in_flight", "Blocks being filled"),
         ("disk_queue", "Blocks that wait to be written to the disk tier"),
+        ("view_epoch", "Epoch of the view that the node follows; 0: it is alone"),
+        ("nodes_dead", "Nodes of the view that have not answered this one for cluster.repair_after_s"),
+        ("near_bytes", "Bytes of blocks that other nodes own"),
+        ("pull_queue", "Blocks that other nodes offered and that wait to be brought"),
     ):
         yield f"shoal_{attribute}", text, (), [((), getattr(gauges, attribute))]

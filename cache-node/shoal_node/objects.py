@@ -7,6 +7,7 @@ it knows, which costs no request to the origin.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Container
 
 import msgspec
 
@@ -29,8 +30,18 @@ class ObjectRecord(msgspec.Struct, frozen=True, gc=False):
         return min(self.block_size_bytes, self.size - block * self.block_size_bytes)
 
     @property
+    def has_origin(self) -> bool:
+        """Not for what was made of other objects, nor where only a block's key is known."""
+        return bool(self.url) and not self.url.startswith(keys.DERIVED)
+
+    @property
     def block_count(self) -> int:
         return keys.block_count(self.size, self.block_size_bytes)
+
+
+def whole_record(key: bytes, space: int, size: int) -> ObjectRecord:
+    """What stands for an object where only a block's key is known: block 0 is all of it, and no origin has it."""
+    return ObjectRecord(key, "", size, "", space, max(size, 1))
 
 
 class Objects:
@@ -67,6 +78,17 @@ class Objects:
         found = self._resolved.get((space, url))
         record = self._records.get(found[0]) if found else None
         return (record, found[1]) if record is not None and found is not None else None
+
+    def versions(self, urls: Container[str]) -> list[ObjectRecord]:
+        """Every version that is remembered of what is at these URLs at the origin. Looks at all records."""
+        return [record for record in self._records.values() if record.url in urls]
+
+    def forget_space(self, space: int) -> None:
+        """Nothing that was said of its objects counts any more. Looks at all records."""
+        for fingerprint in [key for key, record in self._records.items() if record.space == space]:
+            del self._records[fingerprint]
+        for place in [place for place in self._resolved if place[0] == space]:
+            del self._resolved[place]
 
     def forget_resolution(self, record: ObjectRecord) -> None:
         """The next open of its URL asks the origin again, unless that has found another version meanwhile."""

@@ -55,11 +55,11 @@ def answer(node: Node, client: bytes, request: plan.Request) -> plan.Reply:
                 now = request.position + offsets[record.space]
                 if _noted(node, state, key, use, now) or use_at >= request.fill_until:
                     continue
-                pending, size = node.flight_count, record.block_bytes(block)
+                pending, size = node.arrivals.flight_count, record.block_bytes(block)
                 filling = filling and pending < limits.FILLS_PLANNED_MAX
                 filling = filling and has_room(state, record.space, size, use, pending, use_at < request.evict_until)
                 if filling:
-                    node.fill_planned(record, block, key, use, new)
+                    node.arrivals.fill_planned(record, block, key, use, new)
                 else:
                     accepted = min(accepted, place)
         if new:
@@ -82,7 +82,7 @@ def has_room(state: NodeState, space: int, size: int, use: int, pending: int, ma
 
 def _noted(node: Node, state: NodeState, key: bytes, use: int, now: int) -> bool:
     """Write the block's next use down; whether it is in memory or on its way there."""
-    flight = node.flight(key)
+    flight = node.arrivals.flight(key)
     if flight is not None and not (flight.use is not None and now <= flight.use <= use):
         flight.use = use
     entry = state.index.find(key)

@@ -1,8 +1,11 @@
 """From URLs to objects: datasets' names, one HEAD at a time per URL, listings page by page.
 
-A URL that was resolved is trusted for limits.RESOLVE_FRESH_S; then the origin is asked again, and if its version
-changed, the next reads have another fingerprint: there is no invalidation. When the origin cannot be reached, what it
-said last time still serves, marked stale and counted, so that what is cached outlives an outage of its origin.
+A URL that was resolved is trusted for limits.RESOLVE_FRESH_S, or as its data set says; then the origin is asked again,
+and if its version changed, the next reads have another fingerprint: there is no invalidation. When the origin cannot be
+reached, what it said last time still serves, marked stale and counted, so that what is cached outlives an outage of its
+origin.
+
+Who may read some data sets only has a scope, which says what its URLs mean; what they lead to must lie in it.
 """
 
 from __future__ import annotations
@@ -13,23 +16,18 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from shoal_core import config, keys, limits, structure
-from shoal_core.errors import BadRequest, DeadlineExceeded, NotFound, OriginError, ShoalError, to_wire
-from shoal_core.verbs import dataset, listing, resolve
-from shoal_node import declared_datasets
+from shoal_core import keys, limits
+from shoal_core.errors import BadRequest, DeadlineExceeded, NotFound, OriginError, ShoalError, UnknownObject, to_wire
+from shoal_core.verbs import listing, resolve
 from shoal_node.objects import ObjectRecord
-from shoal_node.spaces import space_of
+from shoal_node.scope import OutOfScope, Scope
+from shoal_node.spaces import DERIVED_SPACE, refusal_of
 from shoal_transport.origins.interface import ObjectMeta, shown
+from shoal_transport.origins.object_stores import can_read
 
 if TYPE_CHECKING:
     from shoal_node.runtime import Node
 
-DEFAULT_SPACE = "default"
-
-DERIVED_SPACE = "(derived)"
-"""Of derived objects, so that a loader's plan for files of the default space does not push out their indexes."""
 _HEADS_AT_ONCE = 64
 _LISTINGS_OPEN_MAX = 256
 SCHEME = "shoal://"
@@ -40,7 +38,7 @@ _Listing = tuple[AsyncIterator[list[ObjectMeta]], int, tuple[str, str] | None]
 
 
 class Resolver:
-    """Runs on the node's loop, but for `locate` and `declare`."""
+    """Runs on the node's loop, but for `locate` and `claimed`."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -49,72 +47,101 @@ class Resolver:
         self._listings: dict[int, _Listing] = {}
         self._cursors = itertools.count(1)
 
-    def locate(self, url: str) -> tuple[int, str]:
-        """(space, URL at the origin) of a user's URL; BadRequest or NotFound names what is wrong."""
+    def locate(self, url: str, scope: Scope | None = None) -> tuple[int, str]:
+        """(space, URL at the origin) of a user's URL; BadRequest, Forbidden or NotFound names what is wrong."""
         if len(url.encode("utf-8", "surrogatepass")) > limits.URL_BYTES_MAX:
             raise BadRequest(f"{url[:80]}...: a URL of more than {limits.URL_BYTES_MAX} bytes")
         spaces = self._node.state.spaces
+        url = url if scope is None else scope.translated(url)
         if url.startswith(keys.DERIVED):
             return next(number for number, space in enumerate(spaces) if space.name == DERIVED_SPACE), url
         if url.startswith(SCHEME):
             name, _, path = url[len(SCHEME) :].partition("/")
             for number, space in enumerate(spaces):
                 if space.url is not None and space.name == name:
-                    return number, f"{space.url.rstrip('/')}/{path}" if path else space.url
+                    origin = f"{space.url.rstrip('/')}/{path}" if path else space.url
+                    if scope is not None and "::" in path and not can_read(origin):
+                        raise OutOfScope(f"{url}: '::' would name another place than the data set's")
+                    return number, origin
+            if scope is not None:
+                raise NotFound(f"{url}: this node does not know the data set {name!r}, or not yet")
             known = ", ".join(space.name for space in spaces if space.url) or "none"
             raise NotFound(f"{url}: no dataset named {name!r} on this node; it knows: {known}")
         return 0, url
 
-    def declare(self, request: dataset.Request) -> bool:
-        """Make or change a dataset; whether it is new. ConfigError names what cannot be."""
-        node = self._node
-        if request.ttl_s is not None and not 0 < request.ttl_s < limits.TTL_S_MAX:
-            raise BadRequest(f"dataset {request.name}.ttl_s: {request.ttl_s} is not between 0 and {limits.TTL_S_MAX}")
-        ttl_s = None if request.ttl_s is None else max(1, int(request.ttl_s))
-        settings = {
-            "url": request.url,
-            "eviction": request.eviction,
-            "quota_bytes": request.quota_bytes,
-            "ttl_s": ttl_s,
-        }
-        checked = structure.build(config.Dataset, settings, f"dataset {request.name}")
-        config.check_dataset(f"dataset {request.name}", request.name, checked, node.config)
-        with node.step() as state:
-            new = all(space.name != request.name for space in state.spaces)
-            state.add_space(space_of(node.tenant, request.name, **msgspec.structs.asdict(checked)), node.now_s())
-            declared = {space.name: space for space in state.spaces if space.url is not None}
-        declared_datasets.save(node.config.state_directory, declared.values())
-        return new
+    def _place(self, wanted: resolve.Wanted, scope: Scope | None) -> tuple[int, str]:
+        """As `locate`; another node says the space's name and the URL at the origin."""
+        name, url = wanted.space, wanted.url
+        if name is None:
+            return self._belonging(*self.locate(url, scope))
+        if scope is not None:
+            raise scope.refusal(f"{shown(url)}: its space was named")
+        for number, space in enumerate(self._node.state.spaces):
+            if space.name == name and not space.is_removed:
+                return self._belonging(number, url)
+        raise NotFound(f"{url}: no space named {name!r} on this node")
 
-    async def resolve(self, request: resolve.Request) -> resolve.Reply:
+    def _belonging(self, number: int, url: str) -> tuple[int, str]:
+        """The same, if a data set's patterns leave it in, and it lies below the data set's URL at all."""
+        space = self._node.state.spaces[number]
+        if space.url is not None and url != space.url:
+            refusal = refusal_of(space, url)
+            if refusal:
+                raise NotFound(f"{shown(url)}: {refusal}")
+        return number, url
+
+    def claimed(
+        self, fingerprints: list[bytes], claims: list[resolve.Wanted | None], scope: Scope | None = None
+    ) -> list[ObjectRecord]:
+        """Objects by what a reader says that they are, checked by their fingerprints. UnknownObject for any other."""
+        found: list[ObjectRecord] = []
+        for fingerprint, claim in zip(fingerprints, claims, strict=True):
+            with self._node.step() as state:
+                record = state.objects.get(fingerprint)
+            if record is None and claim is not None and claim.size is not None and claim.etag is not None:
+                given = self._place(claim, scope)
+                if 0 <= claim.size <= limits.OBJECT_BYTES_MAX:
+                    record = self._remember(given[0], ObjectMeta(given[1], claim.size, claim.etag), fresh=False)
+            if record is None or record.fingerprint != fingerprint:
+                raise UnknownObject("a fingerprint is not remembered here, and what is said of it is not it")
+            found.append(record)
+        return found
+
+    async def resolve(self, request: resolve.Request, scope: Scope | None = None) -> resolve.Reply:
         """Each wanted URL by itself: an object or an error."""
         if len(request.wanted) > limits.BATCH_ITEMS_MAX:
             raise BadRequest(f"{len(request.wanted)} URLs in one resolve; at most {limits.BATCH_ITEMS_MAX}")
         deadline = time.monotonic() + request.deadline_ms / 1000
-        found = await asyncio.gather(*(self._resolve_one(wanted, deadline) for wanted in request.wanted))
+        found = await asyncio.gather(*(self._resolve_one(wanted, deadline, scope) for wanted in request.wanted))
         return resolve.Reply(found)
 
-    async def _resolve_one(self, wanted: resolve.Wanted, deadline: float) -> resolve.Object | resolve.Failed:
+    async def _resolve_one(
+        self, wanted: resolve.Wanted, deadline: float, scope: Scope | None
+    ) -> resolve.Object | resolve.Failed:
         try:
-            space, url = self.locate(wanted.url)
+            space, url = self._place(wanted, scope)
             if wanted.size is not None and wanted.etag is not None:
                 if not 0 <= wanted.size <= limits.OBJECT_BYTES_MAX:
                     raise BadRequest(f"{shown(url)}: an object of {wanted.size} bytes")
                 record = self._remember(space, ObjectMeta(url, wanted.size, wanted.etag), fresh=False)
-                return _object(wanted.url, record, stale=False)
+                return self._object(wanted.url, record, stale=False)
             with self._node.step() as state:
                 known = state.objects.resolved(space, url)
-            if known is not None and time.monotonic() - known[1] < limits.RESOLVE_FRESH_S:
-                return _object(wanted.url, known[0], stale=False)
+            fresh_s = self._node.state.spaces[space].refresh_s or limits.RESOLVE_FRESH_S
+            if known is not None and time.monotonic() - known[1] < fresh_s:
+                return self._object(wanted.url, known[0], stale=False)
             try:
                 record = await self._head(space, url, deadline)
             except (OriginError, DeadlineExceeded):
                 if known is None:
                     raise
                 self._node.counters.fallbacks["stale_resolve"] += 1
-                return _object(wanted.url, known[0], stale=True)
-            return _object(wanted.url, record, stale=False)
+                return self._object(wanted.url, known[0], stale=True)
+            return self._object(wanted.url, record, stale=False)
         except ShoalError as error:
+            if isinstance(error, OutOfScope):
+                with self._node.step():
+                    self._node.counters.refusals["scope"] += 1
             return resolve.Failed(*to_wire(error))
 
     async def _head(self, space: int, url: str, deadline: float) -> ObjectRecord:
@@ -132,25 +159,28 @@ class Resolver:
     async def _ask(self, space: int, url: str) -> ObjectRecord:
         async with self._at_once:
             self._node.counters.origin_requests += 1
-            meta = await self._node.origins.head(url, timeout_s=self._node.config.fill.timeout_s)
+            name = self._node.state.spaces[space].name
+            meta = await self._node.origins.head(url, timeout_s=self._node.config.fill.timeout_s, dataset=name)
         # Here, not by those who wait: whoever comes when this task has ended must find what it found.
         return self._remember(space, meta, fresh=True)
 
-    async def list(self, request: listing.Request) -> listing.Reply:
+    async def list(self, request: listing.Request, scope: Scope | None = None) -> listing.Reply:
         """One page. A listing that nobody continues is forgotten when too many are open."""
         timeout_s = request.deadline_ms / 1000
         if request.cursor == 0:
-            space, url = self.locate(request.url)
-            pages = self._node.origins.list(url, timeout_s=timeout_s)
+            space, url = self.locate(request.url, scope)
+            pages = self._node.origins.list(url, timeout_s=timeout_s, dataset=self._node.state.spaces[space].name)
             prefix = request.url if request.url.startswith(SCHEME) else url
             state = pages, space, _relative(url, prefix)
             if len(self._listings) >= _LISTINGS_OPEN_MAX:
                 self._listings.pop(next(iter(self._listings)))
         else:
-            found = self._listings.pop(request.cursor, None)
+            found = self._listings.get(request.cursor)
             if found is None:
                 raise BadRequest(f"{request.url}: this listing is not open any more; start again")
-            state = found
+            if scope is not None:
+                scope.check(self._node.state.spaces[found[1]].name, request.url)
+            state = self._listings.pop(request.cursor)
         pages, space, rename = state
         self._node.counters.origin_requests += 1
         try:
@@ -160,10 +190,19 @@ class Resolver:
         cursor = next(self._cursors)
         self._listings[cursor] = state
         objects: list[resolve.Object] = []
+        of = self._node.state.spaces[space]
         for meta in page:
+            if refusal_of(of, meta.url):
+                continue
             record = self._remember(space, meta, fresh=True)
-            objects.append(_object(_renamed(meta.url, rename), record, stale=False))
+            objects.append(self._object(_renamed(meta.url, rename), record, stale=False))
         return listing.Reply(objects, cursor)
+
+    def _object(self, url: str, record: ObjectRecord, stale: bool) -> resolve.Object:
+        replicas = self._node.state.spaces[record.space].replicas
+        return resolve.Object(
+            url, record.size, record.etag, record.fingerprint, record.block_size_bytes, record.url, stale, replicas
+        )
 
     def _remember(self, space: int, meta: ObjectMeta, fresh: bool) -> ObjectRecord:
         block_size = self._node.config.fill.block_size_bytes
@@ -175,10 +214,6 @@ class Resolver:
                 record = ObjectRecord(fingerprint, meta.url, meta.size, meta.etag, space, block_size)
             state.objects.remember(record, time.monotonic() if fresh else None)
         return record
-
-
-def _object(url: str, record: ObjectRecord, stale: bool) -> resolve.Object:
-    return resolve.Object(url, record.size, record.etag, record.fingerprint, record.block_size_bytes, record.url, stale)
 
 
 def _relative(origin: str, asked: str) -> tuple[str, str] | None:

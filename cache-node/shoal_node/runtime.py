@@ -16,23 +16,33 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from shoal_core import digests, environment, flight, index, keys, limits
+import msgspec
+
+from shoal_core import environment, limits
 from shoal_core.config import NodeConfig
-from shoal_core.errors import BadRequest, DeadlineExceeded, ShoalError, UnknownObject
-from shoal_core.verbs import get
-from shoal_node import actions, inspection
+from shoal_core.errors import BadRequest, ShoalError, UnknownObject
+from shoal_core.verbs import drain, get
+from shoal_node import actions, inspection, write_behind
+from shoal_node.admission import Admission
+from shoal_node.arrivals import Arrivals
 from shoal_node.batches import Batch, Delivered
+from shoal_node.datasets import Datasets
 from shoal_node.disk_writer import DiskWriter
+from shoal_node.endings import Endings
 from shoal_node.fill import Filler, Flight
 from shoal_node.metrics import Counters, Gauges
 from shoal_node.objects import ObjectRecord
+from shoal_node.peers import Peers
 from shoal_node.state import NodeState
 from shoal_node.tiers import dram
 from shoal_node.tiers.dram import DramSegment
 from shoal_node.tiers.nvme import NvmeTier
 from shoal_transport.origins import Origins
+
+if TYPE_CHECKING:
+    from shoal_node.kubernetes.pool import Pool
 
 _FLUSH_S = 10.0
 
@@ -80,9 +90,15 @@ class Node:
         self.state = state
         self.nvme = nvme
         self.tenant = tenant
+        self.admission = Admission(config)
         self.counters = Counters()
         self.started_s = time.time()
         self.draining = False
+        """It hands its blocks over, and is not for new readers."""
+        self.refusing = False
+        """It serves nobody any more."""
+        self.endings = Endings()
+        state.ended = self._note_ending
         self.segments: list[DramSegment] = []
         self.events: dict[bytes, SendRevoke] = {}
         """How to reach each client that has an events connection."""
@@ -92,9 +108,16 @@ class Node:
         self.filler = Filler(self, fill.concurrency, fill.range_bytes_max, fill.timeout_s)
         self._step = Step(state, self._perform)
         self.writer = DiskWriter(self, nvme, self._step.decided) if nvme is not None else None
-        self._flights: flight.Flights[bytes, Flight | tuple[Batch, int]] = flight.Flights()
+        self.arrivals = Arrivals(self)
         self._revokes = ThreadPoolExecutor(2, "shoal-revoke")
         self.addresses: list[str] = []
+        self.volume_count = 0
+        """Volumes that have a socket here."""
+        self.peers = Peers(self, config.cluster) if config.cluster is not None else None
+        """None: this node is alone."""
+        self.datasets = Datasets(self)
+        self.pool: Pool | None = None
+        """Where Kubernetes says what this node holds."""
         self.origin_environment = environment.digest(os.environ)
         self._now_s = 0
 
@@ -116,121 +139,18 @@ class Node:
         DeadlineExceeded, and its fill goes on for whoever asks next. A batch that is all there is one step.
         """
         batch = Batch(len(request.items))
+        batch.is_readers = not request.hops
         new: list[Flight] = []
         with self._step as state:
-            self._look_up(state, records, request, batch, new)
+            self.arrivals.look_up(state, records, request, batch, new)
             if not batch.missing and not new:
                 return answer(state, batch.outcomes)  # type: ignore[arg-type]  # every position is set
         if new:
             self.loop.call_soon_threadsafe(self.filler.start, new)
         if not batch.wait(deadline - time.monotonic()):
-            self._give_up(batch, records, request)
+            self.arrivals.give_up(batch, records, request)
         with self._step as state:
             return answer(state, batch.outcomes)  # type: ignore[arg-type]
-
-    def _look_up(
-        self, state: NodeState, records: list[ObjectRecord], request: get.Request, batch: Batch, new: list[Flight]
-    ) -> None:
-        outcomes = batch.outcomes
-        seen: dict[tuple[int, int], Delivered] = {}
-        for position, item in enumerate(request.items):
-            place = item.object, item.block
-            found = seen.get(place)
-            if found is None:
-                record = records[item.object]
-                key = keys.block_key(record.fingerprint, item.block)
-                entry = state.lookup(key)
-                if entry == index.NONE:
-                    batch.expect()
-                    self._want(record, item.block, key, (batch, position), new)
-                    continue
-                state.hit(entry)
-                found = seen[place] = Delivered(entry, get.SOURCE_DRAM)
-            state.hold(found.entry)
-            outcomes[position] = found
-        for ahead in request.ahead:
-            self._want_ahead(records[ahead.object], ahead, new)
-
-    def in_memory(
-        self, state: NodeState, records: list[ObjectRecord], likely: list[get.Ahead]
-    ) -> list[tuple[int, int, int]]:
-        """(object, block, entry) of blocks that were not asked for but are there, each run up to its first gap."""
-        found: list[tuple[int, int, int]] = []
-        for ahead in likely:
-            record = records[ahead.object]
-            for block in range(ahead.block, min(ahead.block + ahead.count, record.block_count)):
-                entry = state.lookup(keys.block_key(record.fingerprint, block))
-                if entry == index.NONE or len(found) >= limits.LIKELY_BLOCKS_MAX:
-                    break
-                found.append((ahead.object, block, entry))
-        return found
-
-    def _want(
-        self, record: ObjectRecord, block: int, key: bytes, waiter: tuple[Batch, int] | None, new: list[Flight]
-    ) -> None:
-        wanted = self.flight(key)
-        if wanted is None:
-            # The flight leads itself: it runs in a task of its own, and no waiter's leaving ends it.
-            wanted = Flight(record, block, key)
-            self._flights.join(key, wanted)
-            entry = self.state.index.find(key)
-            if entry != index.NONE:
-                wanted.entry = entry
-                wanted.disk_slot = self.state.index.disk_slot[entry]
-                self.state.hold(entry)
-            new.append(wanted)
-        elif waiter is not None and not wanted.demanded:
-            self.counters.prefetches["joined"] += wanted.planned
-            self.loop.call_soon_threadsafe(self.filler.hurry, wanted)
-        if waiter is not None:
-            wanted.demanded = True
-            self._flights.join(key, waiter)
-
-    def _want_ahead(self, record: ObjectRecord, ahead: get.Ahead, new: list[Flight]) -> None:
-        for block in range(ahead.block, min(ahead.block + ahead.count, record.block_count)):
-            if len(self._flights) >= limits.FILLS_IN_FLIGHT_MAX:
-                return
-            key = keys.block_key(record.fingerprint, block)
-            if self.state.lookup(key) == index.NONE and key not in self._flights:
-                self._want(record, block, key, None, new)
-
-    @property
-    def flight_count(self) -> int:
-        return len(self._flights)
-
-    def flight(self, key: bytes) -> Flight | None:
-        """The one that brings this block, if it is on its way. Inside a step."""
-        leader = self._flights.leader(key)
-        return leader if isinstance(leader, Flight) else None
-
-    def fill_planned(self, record: ObjectRecord, block: int, key: bytes, use: int, new: list[Flight]) -> None:
-        """A plan names a block that is neither in memory nor on its way. Inside a step."""
-        self._want(record, block, key, None, new)
-        new[-1].use, new[-1].planned = use, True
-
-    def _give_up(self, batch: Batch, records: list[ObjectRecord], request: get.Request) -> None:
-        with self.step():
-            batch.abandoned = True
-            for position, outcome in enumerate(batch.outcomes):
-                if outcome is None:
-                    url = records[request.items[position].object].url
-                    batch.outcomes[position] = DeadlineExceeded(f"{url}: not filled within the deadline")
-
-    def deliver(self, landed: Flight, entry: int, source: int) -> None:
-        """A block is in DRAM, held once by its flight; every waiter gets a hold of its own. Inside a step."""
-        self.counters.prefetches["filled"] += landed.planned and not landed.demanded
-        for waiter in self._flights.finish(landed.key, landed):
-            if isinstance(waiter, tuple) and waiter[0].deliver(waiter[1], Delivered(entry, source)):
-                self.state.hold(entry)
-        self.state.unhold(entry)
-
-    def deliver_error(self, failed: Flight, error: Exception) -> None:
-        """A flight ended without its block. Inside a step."""
-        members = self._flights.finish(failed.key, failed)
-        self.counters.prefetches["dropped"] += bool(members) and failed.planned and not failed.demanded
-        for waiter in members:
-            if isinstance(waiter, tuple):
-                waiter[0].deliver(waiter[1], error)
 
     def records(self, fingerprints: list[bytes]) -> list[ObjectRecord]:
         """What each fingerprint stands for; UnknownObject when one was forgotten."""
@@ -240,23 +160,6 @@ class Node:
         if len(known) != len(found):
             raise UnknownObject("a fingerprint is not remembered here; resolve its URL again")
         return known
-
-    def check_items(self, records: list[ObjectRecord], request: get.Request) -> None:
-        """BadRequest unless every item lies inside its block and every object named is one of those given."""
-        if len(request.items) > limits.BATCH_ITEMS_MAX:
-            raise BadRequest(f"{len(request.items)} items in one get; at most {limits.BATCH_ITEMS_MAX}")
-        for item in request.items:
-            if not 0 <= item.object < len(records) or item.block < 0:
-                raise BadRequest("get: an item names no object or block")
-            size = records[item.object].block_bytes(item.block)
-            if item.offset < 0 or item.length <= 0 or item.offset + item.length > size:
-                raise BadRequest(
-                    f"{records[item.object].url}: range {item.offset}+{item.length} of block {item.block} "
-                    f"of {size} bytes"
-                )
-        for ahead in (*request.ahead, *request.likely):
-            if not 0 <= ahead.object < len(records) or ahead.block < 0:
-                raise BadRequest("get: a read ahead names no object or block")
 
     @property
     def batch_bytes_max(self) -> int:
@@ -270,26 +173,73 @@ class Node:
     def status(self) -> dict[str, Any]:
         return inspection.status(self)
 
+    @property
+    def epoch(self) -> int:
+        """Of the view that the node follows; 0: it is alone."""
+        return self.peers.epoch if self.peers is not None else 0
+
     def ready(self) -> tuple[bool, str]:
         return (False, "draining") if self.draining else (True, "ok")
 
+    def check_operator(self, authorization: str) -> None:
+        self.admission.check_operator(authorization)
+
     def start_drain(self) -> dict[str, Any]:
-        """No new reads are taken; what runs ends by itself."""
+        """Hand the blocks over to the other nodes, if there are any, and then take no more reads; what runs ends."""
         self.draining = True
+        if self.peers is None or self.peers.cluster.alone:
+            self.refusing = True
+        else:
+            self.peers.upkeep.start_drain()
         return self.drain_progress()
+
+    def refuse(self) -> None:
+        """No new reads are taken from now on."""
+        self.draining = self.refusing = True
+
+    def cancel_drain(self) -> dict[str, Any]:
+        """Take new readers again."""
+        self.draining = self.refusing = False
+        if self.peers is not None:
+            self.peers.upkeep.cancel_drain()
+        return self.drain_progress()
+
+    def drain(self, action: str) -> dict[str, Any]:
+        """What the verb asks for."""
+        match action:
+            case drain.START:
+                return self.start_drain()
+            case drain.PROGRESS:
+                return self.drain_progress()
+            case drain.CANCEL:
+                return self.cancel_drain()
+            case _:
+                raise BadRequest(f"drain: {action!r} is none of start, progress, cancel")
 
     def drain_progress(self) -> dict[str, Any]:
         with self.step() as state:
-            return {
+            values = {
                 "draining": self.draining,
+                "refusing": self.refusing,
                 "fills_in_flight": self.filler.running,
                 "disk_queue": state.disk_queue,
                 "leases": state.leases.count,
             }
+            return values | ({"handover": self.peers.handover.progress()} if self.peers is not None else {})
+
+    def view(self) -> tuple[int, bytes] | None:
+        """Epoch and JSON of the view; None where the node is alone."""
+        known = self.peers.cluster.router.view if self.peers is not None else None
+        return (known.epoch, msgspec.json.encode(known)) if known is not None else None
 
     def metrics_values(self) -> tuple[Counters, Gauges]:
         with self.step():
             return self.counters, inspection.gauges(self)
+
+    def _note_ending(self, entry: int, reason: str) -> None:
+        if self.peers is not None and self.peers.ended(entry) and reason in ("evicted", "quota"):
+            reason = "near"
+        self.endings.note(self.state.index.key(entry), reason, self._now_s)
 
     # Memory
 
@@ -317,32 +267,20 @@ class Node:
             self.segments.append(segment)
             state.segment_added(size)
 
-    # A reader's complaint
-
-    def complain(self, entry: int, generation: int) -> bool:
-        """Hash our own copy; whether it was bad and is now quarantined."""
-        with self.step() as state:
-            known = 0 <= entry < state.index.capacity and state.index.generation[entry] == generation
-            if not known or state.index.dram_slot[entry] == index.NO_SLOT:
-                return False
-            state.hold(entry)
-            memory, table = self.entry_memory(entry), bytes(state.digest_table(entry))
-        good = digests.page_digests(memory) == table
-        with self.step() as state:
-            if not good:
-                self.counters.corrupt_pages["dram"] += 1
-                state.drop(entry, erase=True, quarantine=True)
-            state.unhold(entry)
-        return not good
-
     # Ending
 
     async def close(self) -> None:
         """Ends fills; gives writing behind _FLUSH_S to finish, so that the next start is warm."""
+        if self.peers is not None:
+            self.peers.stop()
         await self.filler.close()
+        if self.peers is not None:
+            await asyncio.to_thread(self.peers.close)
         if self.writer is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_FLUSH_S):
+                    await self.writer.idle()
+                    self._want_all_on_disk()
                     await self.writer.idle()
             await self.writer.close()
         await self.origins.close()
@@ -351,6 +289,14 @@ class Node:
             self.nvme.close()
         for segment in self.segments:
             segment.close()
+
+    def _want_all_on_disk(self) -> None:
+        """What is in memory alone, but for copies of what others own: this process's memory goes with it."""
+        with self.step() as state:
+            near = self.peers.near if self.peers is not None else ()
+            for entry in state.index.linked():
+                if entry not in near:
+                    write_behind.want_on_disk(state, entry)
 
     def _perform(self, pending: list[actions.Action]) -> None:
         asked_back: dict[bytes, list[tuple[int, int]]] = {}

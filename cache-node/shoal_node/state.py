@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import functools
 from collections import deque
+from collections.abc import Callable
 
 from shoal_core import digests, eviction, index, limits
 from shoal_core.errors import InvariantBroken
-from shoal_node import actions, invariants
+from shoal_node import actions, disk_room, invariants
 from shoal_node.dram_layout import DramLayout
 from shoal_node.leases import Leases
 from shoal_node.objects import Objects
 from shoal_node.spaces import Space, tier_classes
 from shoal_node.streams import Streams
 from shoal_node.tier import VICTIM_TRIES, Tier
-
-_SLAB_SHIFT = limits.SLAB_SLOTS_MAX.bit_length() - 1
 
 _DROPPED, _QUARANTINED = 1, 2
 """Bits of `Index.state`: out of the table; its slot is kept from use."""
@@ -52,6 +51,8 @@ class NodeState:
         self.layout = DramLayout(dram_budget_bytes, slab_bytes)
         self.quarantined_bytes = 0
         self.disk_writes_skipped = 0
+        self.ended: Callable[[int, str], None] = lambda entry, reason: None
+        """Told of each entry that nobody finds any more, and why; for `explain`."""
         self.room_wanted = False
         """Somebody waits for a slot: `SpaceFreed` is worth saying."""
         self._blocked: list[int] = []
@@ -89,7 +90,7 @@ class NodeState:
         quota = self.spaces[space].quota_bytes
         self._blocked.clear()
         for tier in self.tiers:
-            tier.shrink(space, quota, self._leased, functools.partial(self._evict, tier))
+            tier.shrink(space, quota, self.leased, functools.partial(self.evict, tier, reason="quota"))
         over = any(tier.exceeds(space, quota) for tier in self.tiers)
         (self.over_quota.add if over else self.over_quota.discard)(space)
         self._ask_back(self._blocked)
@@ -170,12 +171,12 @@ class NodeState:
             if fits and self._grow():
                 self.room_wanted = True
                 return None
-            victims = tier.victims(space, size, now_s, quota, self._leased)
+            victims = tier.victims(space, size, now_s, quota, self.leased)
             if use is not None and tier.any_sooner(victims, space, use):
                 self._blocked.clear()
                 break
             for entry in victims:
-                self._evict(tier, entry)
+                self.evict(tier, entry, "evicted" if fits else "quota")
             tier.release_empty((space, tier.slabs.class_of(size)))
         self._ask_back(self._blocked)
         self.room_wanted = True
@@ -192,15 +193,19 @@ class NodeState:
         return bool(self.layout.growing_bytes or self._blocked or self._unpublished)
 
     def publish(
-        self, key: bytes, space: int, size: int, slot: int, table: bytes, now_s: int, use: int | None = None
-    ) -> int:
-        """The slot holds the block's verified bytes: list it. Returns its entry, held once for the caller."""
+        self, key: bytes, space: int, size: int, slot: int, table: bytes, now_s: int, use: int | None = None,
+        keep: bool = True,
+    ) -> int:  # fmt: skip
+        """The slot holds the block's verified bytes: list it. Returns its entry, held once for the caller.
+
+        `keep`: it is to go to the disk as well.
+        """
         if self.index.find(key) != index.NONE:
             raise InvariantBroken(f"block {key.hex()} published twice")
         entry = self.index.add(key, space, size)
         self.index.checksum[entry] = digests.checksum(table)
         self._place(entry, slot, table, now_s, use)
-        if self.disk is not None:
+        if self.disk is not None and keep:
             self._to_disk.append((entry, self.index.generation[entry]))
             self.actions.append(actions.WriteDisk())
         return entry
@@ -208,7 +213,7 @@ class NodeState:
     def promoted(self, entry: int, slot: int, table: bytes, now_s: int) -> bool:
         """Bytes came up from disk. False: they are not what was written; the entry is gone, the slot given back."""
         if self.index.state[entry] & _DROPPED or digests.checksum(table) != self.index.checksum[entry]:
-            self.drop(entry, erase=True)
+            self.drop(entry, erase=True, reason="corrupt")
             self.unhold(entry)
             self.give_back(slot)
             return False
@@ -233,7 +238,7 @@ class NodeState:
             current = self.index.generation[entry] == generation and not self.index.state[entry] & _DROPPED
             if not current or self.index.disk_slot[entry] != index.NO_SLOT:
                 continue
-            slot = self._reserve_disk(self.index.space[entry], self.index.size[entry], now_s)
+            slot = disk_room.reserve(self, self.index.space[entry], self.index.size[entry], now_s)
             if slot is None:
                 self.disk_writes_skipped += 1
                 continue
@@ -254,7 +259,7 @@ class NodeState:
 
     def disk_written(self, entry: int, slot: int, now_s: int) -> None:
         assert self.disk is not None
-        if self.index.state[entry] & _DROPPED:
+        if self.index.state[entry] & _DROPPED or self.index.disk_slot[entry] != index.NO_SLOT:  # queued twice
             self.disk.slabs.free(slot)
             self.actions.append(actions.EraseDisk(slot))
         else:
@@ -281,20 +286,12 @@ class NodeState:
         self.disk.insert(entry, slot, self.index.key_low[entry], now_s)
         return True
 
-    def _reserve_disk(self, space: int, size: int, now_s: int) -> int | None:
-        tier, quota = self.disk, self.spaces[space].quota_bytes
-        assert tier is not None
-        for _ in range(VICTIM_TRIES):
-            before = tier.slabs.unassigned_count
-            fits = quota is None or tier.slabs.space_used_bytes(space) + tier.slot_bytes_for(size) <= quota
-            if fits and (slot := tier.take(space, size)) is not None:
-                if tier.slabs.unassigned_count != before:
-                    self.actions.append(actions.AssignDisk(slot >> _SLAB_SHIFT, tier.slabs.class_of(size)))
-                return slot
-            for entry in tier.victims(space, size, now_s, quota, self._leased):
-                self._evict(tier, entry)
-            tier.release_empty((space, tier.slabs.class_of(size)))
-        return None
+    def recovery_ended(self) -> None:
+        """All that was found is listed; what a quota does not allow any more goes."""
+        assert self.disk is not None
+        self.disk.recovered()
+        for space in range(len(self.spaces)):
+            self._shrink(space)
 
     # Leases and endings
 
@@ -323,10 +320,11 @@ class NodeState:
         """Whether a held block was dropped, and goes with its last lease."""
         return bool(self.index.state[entry] & _DROPPED)
 
-    def drop(self, entry: int, erase: bool = False, quarantine: bool = False) -> bool:
+    def drop(self, entry: int, erase: bool = False, quarantine: bool = False, reason: str = "dropped") -> bool:
         """Nobody finds the block any more; False if so already. With `quarantine` its DRAM slot is never used again."""
         if self.index.state[entry] & _DROPPED:
             return False
+        self.ended(entry, reason)
         self.index.unlink(entry)
         self.index.state[entry] |= _DROPPED | (_QUARANTINED if quarantine else 0)
         if self.disk is not None and self.index.disk_slot[entry] != index.NO_SLOT:
@@ -353,17 +351,19 @@ class NodeState:
             self._shrink(self.index.space[entry])
         self._room()
 
-    def _evict(self, tier: Tier, entry: int) -> None:
+    def evict(self, tier: Tier, entry: int, reason: str = "evicted") -> None:
         """Out of one tier, and out of the index when it is in no other."""
         tier.slabs.free(tier.remove(entry, self.index.key_low[entry]))
         if self.index.dram_slot[entry] == self.index.disk_slot[entry] == index.NO_SLOT:
             self.disk_writes_skipped += tier is self.dram and self.disk is not None
+            self.ended(entry, reason)
             self.index.unlink(entry)
             self.index.recycle(entry)
 
     # Room
 
-    def _leased(self, entry: int) -> bool:
+    def leased(self, entry: int) -> bool:
+        """Whether it may not go now; then it stands in the way, and may be asked back."""
         if self.index.leases[entry]:
             self._blocked.append(entry)
             return True

@@ -20,7 +20,7 @@ _PIECE_BYTES = 512 << 10
 
 async def put(node: Node, request: store.Request) -> store.Reply:
     """BadRequest for what is no block of a derived object, NoSpace when nothing can make room."""
-    if node.draining:
+    if node.refusing:
         raise NodeGone(f"node {node.config.node_name} is draining")
     (record,) = node.records([request.fingerprint])
     if not record.url.startswith(keys.DERIVED):

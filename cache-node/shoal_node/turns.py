@@ -10,8 +10,11 @@ import asyncio
 import heapq
 import itertools
 from types import TracebackType
+from typing import TypeVar
 
 Rank = tuple[int, int]
+
+T = TypeVar("T")
 
 
 class Ticket:
@@ -80,3 +83,12 @@ class Turns:
                 ticket.future.set_result(None)
                 return
         self._free += 1
+
+
+async def in_thread(work: asyncio.Future[T]) -> T:
+    """Wait for a thread that writes into slots, also when cancelled: it must have ended before they are given away."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise

@@ -108,3 +108,19 @@ def test_what_was_refused_for_a_plan_while_memory_grows_is_told_when_it_has_grow
     state.actions.clear()
     state.segment_failed()
     assert any(isinstance(action, actions.SpaceFreed) for action in state.actions)
+
+
+def test_what_is_found_on_disk_at_the_start_keeps_to_the_quota_of_now() -> None:
+    """The quota was lowered while the node was away, or was higher only since it was declared anew."""
+    state = NodeState(4 << 20, 256 << 10, 64 << 10, 1 << 30, disk_slab_count=4)
+    space = state.add_space(space_of("tenant", "set", quota_bytes=10 * BLOCK))
+    assert state.disk is not None
+    slab = state.disk.assign(space, state.disk.slabs.class_of(BLOCK))
+    assert slab is not None
+    for number in range(25):
+        slot = slab * limits.SLAB_SLOTS_MAX + number
+        assert state.recovered(keys.block_key(bytes(16), number), space, BLOCK, 1, slot, 0)
+    state.recovery_ended()
+    assert state.disk.slabs.space_used_bytes(space) == 10 * BLOCK and len(state.index) == 10
+    assert not state.over_quota
+    state.check()

@@ -120,7 +120,7 @@ def test_the_snapshot_holds_the_same_numbers_as_the_text(gauges: metrics.Gauges)
     counters.fills["file", "ok"] += 2
     counters.granted_hits += 1
     values = metrics.snapshot(counters, gauges)
-    assert values["reads"]["shared_memory"] == {"dram": 3, "disk": 0, "origin": 0}
+    assert values["reads"]["shared_memory"] == {"dram": 3, "disk": 0, "origin": 0, "peer": 0}
     assert values["fills"] == {"file": {"ok": 2}}
     assert values["granted_hits"] == 1
     assert values["tiers"]["dram"] == {"budget_bytes": 1 << 30, "used_bytes": 700, "blocks": 3, "index_bytes": 384}

@@ -113,7 +113,7 @@ def test_what_is_used_last_goes_first_and_what_is_used_sooner_is_not_pushed_out(
     while done < capacity:
         accepted = planner.send(0, every[done:], 2 * capacity)
         done += accepted
-        waiting.until(lambda: not node.node.flight_count, "all that was accepted is there")
+        waiting.until(lambda: not node.node.arrivals.flight_count, "all that was accepted is there")
         assert accepted, "there is room for blocks that are used sooner than none"
     there = in_dram(node, client, url, range(2 * capacity))
     assert there == set(range(capacity)), "the first, whole"

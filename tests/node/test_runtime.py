@@ -16,6 +16,7 @@ import shoal
 from shoal import errors
 from shoal_core import index, keys
 from shoal_core.verbs import complain, get
+from shoal_node import inspection
 from shoal_node.tiers import dram
 from tests.support import waiting
 from tests.support.http_origin import Fault, HttpOrigin
@@ -164,9 +165,9 @@ def test_a_complaint_without_reason_changes_nothing(
     url = http_origin.put("/data", os.urandom(BLOCK))
     client.read(url)
     entry, generation = entry_of(node, client, url)
-    assert not node.node.complain(entry, generation)
+    assert not inspection.complain(node.node, entry, generation)
     for wrong in ((entry, generation + 1), (entry + 1, 0), (-1, 0), (1 << 31, 0)):
-        assert not node.node.complain(*wrong)
+        assert not inspection.complain(node.node, *wrong)
     assert entry_of(node, client, url) == (entry, generation)
 
 

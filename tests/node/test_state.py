@@ -125,14 +125,16 @@ class StateMachine(StateModel):
             entry = self.state.index.find(block(number)[0])
             if entry != index.NONE and block(number)[1] == space:
                 use = position + offset + ahead + number
+                before = [tier.next_use(entry) for tier in self.state.tiers]
                 self.state.plan(entry, use)
-                self.planned_uses_stand(entry, use)
+                sooner = [known if known is not None and clock.now <= known <= use else None for known in before]
+                self.planned_uses_stand(entry, use, sooner)
 
-    def planned_uses_stand(self, entry: int, use: int) -> None:
-        """Noted in every tier that the block is in."""
-        for tier in self.state.tiers:
+    def planned_uses_stand(self, entry: int, use: int, sooner: list[int | None]) -> None:
+        """Noted in every tier that the block is in; a sooner use, which is still ahead, stays the next."""
+        for tier, known in zip(self.state.tiers, sooner, strict=True):
             if entry in tier and self.state.spaces[self.state.index.space[entry]].eviction != "pin":
-                assert tier.next_use(entry) == min(use, USE_MAX)
+                assert tier.next_use(entry) == (min(use, USE_MAX) if known is None else known)
             else:
                 assert tier.next_use(entry) is None
 

@@ -37,9 +37,16 @@ class NvmeTier:
     """An open directory. Close it when no call runs any more; a call that still does is waited for."""
 
     def __init__(
-        self, directory: str, budget_bytes: int, slab_bytes: int, classes: tuple[int, ...], io: FileIo | None = None
+        self,
+        directory: str,
+        budget_bytes: int,
+        slab_bytes: int,
+        classes: tuple[int, ...],
+        io: FileIo | None = None,
+        keep_free_bytes: int = 0,
     ) -> None:
-        path = Path(directory)
+        path = self._path = Path(directory)
+        self._keep_free_bytes = keep_free_bytes
         region_bytes = nvme_tables.region_bytes(slab_bytes, classes)
         self.slab_count = budget_bytes // (slab_bytes + region_bytes)
         """Slabs within the budget, their tables included."""
@@ -98,6 +105,7 @@ class NvmeTier:
         self._enter()
         try:
             self._slabs.pop(slab, None)
+            self._leave_free(slab)
             self._payload.allocate(slab)
             self._tables.allocate(slab, class_index)
             self._slabs[slab] = self._tables.assign(slab, class_index)
@@ -153,6 +161,13 @@ class NvmeTier:
         self._payload.close()
         self._tables.close()
         os.close(self._lock_descriptor)
+
+    def _leave_free(self, slab: int) -> None:
+        """OSError when a slab that has no bytes of the disk yet would take what is to stay free."""
+        if self._keep_free_bytes and not self._payload.holds(slab):
+            found = os.statvfs(self._path)
+            if found.f_bavail * found.f_frsize - self._slab_bytes < self._keep_free_bytes:
+                raise OSError(errno.ENOSPC, f"{self._path}: nvme.keep_free_bytes would not stay free")
 
     def _assign_again(self, slab: int) -> None:
         # One thread: a second assignment would void what others wrote after the first.
