@@ -8,30 +8,17 @@ cannot be mixed up with what its successor says. Views keep only the `LeaseHolde
 from __future__ import annotations
 
 import os
-import sys
 import weakref
 
 from shoal_core import verbs
-from shoal_core.errors import BadRequest, NodeGone
+from shoal_core.errors import NodeGone
 from shoal_core.verbs import hello, map
-from shoal_transport import tcp, unix
+from shoal_transport import links
 from shoal_transport.interface import Channel
 from shoal_transport.mapping import Mapping
 from shoal_transport.memory import MemoryListener
 
 _IDLE_CHANNELS_MAX = 16
-
-
-def open_channel(address: str | MemoryListener, deadline: float) -> Channel:
-    """A channel to "unix:/path", "tcp:host:port", or a memory listener of this process."""
-    if isinstance(address, MemoryListener):
-        return address.connect()
-    door, _, rest = address.partition(":")
-    if door == "unix":
-        return unix.connect(rest, deadline)
-    if door == "tcp":
-        return tcp.connect(rest, deadline)
-    raise BadRequest(f"address {address!r} begins with neither unix: nor tcp:")
 
 
 class LeaseHolder:
@@ -53,8 +40,11 @@ _holders: weakref.WeakSet[LeaseHolder] = weakref.WeakSet()
 class Attachment:
     """One run of the node, as this client is connected to it."""
 
-    def __init__(self, address: str | MemoryListener, deadline: float) -> None:
+    def __init__(
+        self, address: str | MemoryListener, deadline: float, give_token: links.GiveToken = links.no_token
+    ) -> None:
         self.address = address
+        self._give_token = give_token
         self.identity = os.urandom(16)
         self._idle: list[Channel] = []
         self._open: set[Channel] = set()
@@ -72,8 +62,14 @@ class Attachment:
                 channel = self._idle.pop()
             except IndexError:
                 return None
-            if not channel.broken:
+            if links.is_usable(channel):
                 return channel
+            self.discard(channel)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the node is on this machine."""
+        return self.terms.grants or (isinstance(self.address, str) and self.address.startswith("unix:"))
 
     def open_request_channel(self, deadline: float) -> Channel:
         """A new one."""
@@ -127,14 +123,9 @@ class Attachment:
         self._idle = []
 
     def _open_channel(self, role: str, deadline: float) -> tuple[Channel, hello.Reply]:
-        channel = open_channel(self.address, deadline)
-        process = f"{os.path.basename(sys.argv[0]) or 'python'}:{os.getpid()}"
-        try:
-            header, body = channel.call(hello.KIND, verbs.encode(hello.Request(self.identity, role, process)), deadline)
-            return channel, verbs.decode_reply(hello.KIND, header, body)
-        except BaseException:
-            channel.close()
-            raise
+        channel = links.open_channel(self.address, deadline)
+        name = links.process_name()
+        return channel, links.greet(channel, self.identity, role, name, deadline, self._give_token)
 
 
 def _close_all(channels: set[Channel]) -> None:

@@ -18,17 +18,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from shoal import administration, file, pieces, twins
+from shoal import administration, direct, file, many, pieces, twins
 from shoal.administration import Residency
 from shoal.attachment import abandon_holders
 from shoal.grants import Grants
+from shoal.members import Members
 from shoal.objects import KnownObjects, ObjectInfo
 from shoal.origin_fallback import OriginReader
 from shoal.pieces import Piece
 from shoal.reading import Reading
 from shoal.resolution import Resolution
+from shoal.routed import Routed
 from shoal.session import Session
 from shoal.stats import ReadStats
+from shoal.token_source import TokenSource
 from shoal.view import View
 from shoal_core import limits
 from shoal_core.errors import BadRequest, ShoalError
@@ -59,17 +62,29 @@ class Client:
         *,
         deadline_s: float = limits.DEADLINE_S_DEFAULT,
         datasets: Mapping[str, str] | None = None,
+        zone: str = "",
+        rack: str = "",
+        token_file: str | None = None,
     ) -> None:
         self.address = address
+        self.give_token = TokenSource(token_file)
+        self._place = zone, rack
         self._deadline_s = deadline_s
         self._datasets = dict(datasets or {})
         self._grants = Grants()
         self._objects = KnownObjects()
         self._stats = ReadStats()
         self._origin = OriginReader(self._datasets)
-        self.session = self._session = Session(address, self._grants)  # the first is for the rest of the package
-        self._reading = Reading(self._session, self._origin, self._stats)
-        self._resolution = Resolution(self._session, self._origin, self._objects, self._reading.say_once)
+        # The first is for the rest of the package.
+        self.session = self._session = Session(address, self._grants, self.give_token)
+        self.give_token.home = self._session
+        self._routed = Routed(self._stats, zone, rack, self.give_token)
+        self._session.attached = self._routed.attached
+        self._session.refresh = self._routed.refresh
+        self._reading = Reading(self._session, self._origin, self._stats, self._routed)
+        self._resolution = Resolution(
+            self._session, self._routed, self._origin, self._objects, self._reading.say_once
+        )  # fmt: skip
         self._pid = os.getpid()
         _clients.add(self)
         buffers.reuse_freed_memory()
@@ -86,7 +101,7 @@ class Client:
             return data
         deadline = self._deadline(deadline_s)
         info = self._resolve(url, deadline)
-        count = _checked(info, offset, length)
+        count = pieces.checked(info, offset, length)
         if not count:
             return b""
         data, target = buffers.new_bytes(count)
@@ -101,7 +116,7 @@ class Client:
         target = memoryview(buffer).cast("B")
         deadline = self._deadline(deadline_s)
         info = self._resolve(url, deadline)
-        count = _checked(info, offset, len(target))
+        count = pieces.checked(info, offset, len(target))
         if count:
             self._run(pieces.split(info, offset, count, target[:count], 0), deadline)
         self._stats.reads += 1
@@ -116,9 +131,9 @@ class Client:
         The first error is raised, unless `return_errors` puts each in the place of its bytes.
         """
         results: list[Any] = [None] * len(requests)
-        missing = self._read_many_held(requests, results)
+        missing = many.held(self, requests, results)
         if missing:
-            errors = self._read_many_missing(requests, missing, results, self._deadline(deadline_s))
+            errors = many.missing(self, requests, missing, results, self._deadline(deadline_s))
             for position, error in sorted(errors.items()):
                 if not return_errors:
                     raise error
@@ -145,7 +160,7 @@ class Client:
                         return View(info.url, [part], True)
         deadline = self._deadline(deadline_s)
         info = self._resolve(url, deadline)
-        count = _checked(info, offset, length)
+        count = pieces.checked(info, offset, length)
         wanted = pieces.split(info, offset, count, None, 0)
         self._run(wanted, deadline)
         self._stats.reads += 1
@@ -161,7 +176,7 @@ class Client:
         """Ask the node to fill the range; does not wait for it."""
         deadline = self._deadline(None)
         info = self._resolve(url, deadline)
-        count = _checked(info, offset, length)
+        count = pieces.checked(info, offset, length)
         if count:
             first = offset // info.block_size_bytes
             last = (offset + count - 1) // info.block_size_bytes
@@ -188,21 +203,25 @@ class Client:
         return administration.list_pages(self._session, url, deadline_s or self._deadline_s)
 
     def inspect(self, urls: Sequence[Where]) -> list[Residency]:
-        """What is cached of each object, by tier."""
+        """What is cached of each object, by tier. In a cluster, on whichever nodes."""
         deadline = self._deadline(None)
         infos = self._resolution.many(urls, deadline)
-        return administration.inspect(self._session, self._reading, infos, deadline)
+        return administration.inspect(self._session, self._routed, self._reading, infos, deadline)
 
     def evict(self, url: str) -> int:
-        """Drop an object, or all below a URL that ends with '/', from the node; blocks dropped."""
+        """Drop an object, or all below a URL that ends with '/', from every node; copies of blocks dropped.
+
+        NodeGone when a node could not be asked, which goes on with what it has; the others have dropped it then.
+        """
         deadline = self._deadline(None)
         infos = self.list(url) if url.endswith("/") else [self._resolve(url, deadline)]
-        count = administration.evict(self._session, self._reading, infos, deadline)
+        count, silent = administration.evict(self._session, self._routed, self._reading, infos, deadline)
         with self._grants.lock:
             for info in infos:
                 self._objects.forget(info.url)
                 for block in range(-(-info.size // info.block_size_bytes)):
                     self._grants.forget_key((info.fingerprint, block))
+        administration.expect_all(f"{url}: {count} blocks dropped", silent)
         return count
 
     def declare_dataset(
@@ -213,11 +232,18 @@ class Client:
         eviction: str = "s3fifo",
         quota_bytes: int | None = None,
         ttl_s: float | None = None,
+        replicas: int | None = None,
     ) -> None:
-        """Give a URL prefix a name, a quota and an eviction policy of its own; then shoal://name/path reads it."""
-        deadline = self._deadline(None)
-        administration.declare_dataset(self._session, name, url, eviction, quota_bytes, ttl_s, deadline)
+        """Give a URL prefix a name, a quota and an eviction policy of its own; then shoal://name/path reads it.
+
+        `replicas`: how many nodes are to hold each block. NodeGone when a node could not be told: declare it again
+        when it is back, or it will not know the name.
+        """
+        silent = administration.declare_dataset(
+            self._session, self._routed, name, url, eviction, quota_bytes, ttl_s, replicas, self._deadline(None)
+        )
         self._datasets[name] = self._origin.datasets[name] = url
+        administration.expect_all(f"dataset {name} declared", silent)
 
     # Numbers and endings
 
@@ -229,6 +255,10 @@ class Client:
         """The node's counters, gauges and configuration."""
         return administration.node_stats(self._session, self._deadline(None))
 
+    def members(self, *, deadline_s: float | None = None) -> Members:
+        """The nodes of the cluster that answer now, to be asked one by one; NodeGone where nobody is known."""
+        return Members(self._session, self._routed, self._deadline(deadline_s))
+
     def terms(self) -> hello.Reply | None:
         """What the node said of itself when it was first reached; None while it is not."""
         try:
@@ -239,6 +269,7 @@ class Client:
     def close(self) -> None:
         """Give back every lease that no view holds. Closing twice is fine."""
         self._session.close()
+        self._routed.close()
 
     def __enter__(self) -> Client:
         return self
@@ -252,7 +283,7 @@ class Client:
         # Another process connects by itself: leases and sockets belong to this one.
         if isinstance(self.address, MemoryListener):
             raise BadRequest("a client over the memory door cannot be sent to another process")
-        return _rebuild, (self.address, self._deadline_s, self._datasets)
+        return _rebuild, (self.address, self._deadline_s, self._datasets, self._place, self.give_token.path)
 
     async def aread(
         self, url: Where, offset: int = 0, length: int | None = None, *, deadline_s: float | None = None
@@ -294,63 +325,6 @@ class Client:
         self._stats.bytes += count
         self._stats.hits["shared memory"] += 1
 
-    def _read_many_held(self, requests: Sequence[Range], results: list[Any]) -> list[int]:
-        """Fill in what held grants answer; the positions of the rest."""
-        missing: list[int] = []
-        known, by_key = self._objects.get, self._grants.by_key
-        with self._grants.lock:
-            for position, request in enumerate(requests):
-                url, offset, length = request if isinstance(request, tuple) else (request, 0, None)
-                info = url if isinstance(url, ObjectInfo) else known(url)
-                if info is not None:
-                    count = info.size - offset
-                    if length is not None and length < count:
-                        count = length
-                    size = info.block_size_bytes
-                    inside = offset % size
-                    if count > 0 and offset >= 0 and inside + count <= size:
-                        grant = by_key.get((info.fingerprint, offset // size))
-                        if grant is not None:
-                            if not grant.touches:
-                                self._grants.touch(grant)
-                            else:
-                                grant.touches += 1
-                            results[position] = bytes(grant.memory[inside : inside + count])
-                            continue
-                missing.append(position)
-        self._stats.hits["shared memory"] += len(requests) - len(missing)
-        return missing
-
-    def _read_many_missing(
-        self, requests: Sequence[Range], missing: list[int], results: list[Any], deadline: float
-    ) -> dict[int, ShoalError]:
-        ranges = [r if isinstance(r := requests[position], tuple) else (r, 0, None) for position in missing]
-        infos = self._resolution.many([url for url, _, _ in ranges], deadline)
-        errors: dict[int, ShoalError] = {}
-        wanted: list[Piece] = []
-        targets: list[memoryview] = []
-        for position, (_, offset, length), info in zip(missing, ranges, infos, strict=True):
-            if isinstance(info, ShoalError):
-                errors[position] = info
-                continue
-            try:
-                count = _checked(info, offset, length)
-            except BadRequest as error:
-                errors[position] = error
-                continue
-            results[position] = b""
-            if count:
-                results[position], target = buffers.new_bytes(count)
-                targets.append(target)
-                wanted.extend(pieces.split(info, offset, count, target, position))
-        failed = self._reading.read(wanted, deadline)
-        for target in targets:
-            target.release()
-        for position, info in zip(missing, infos, strict=True):
-            if position in failed and isinstance(info, ObjectInfo):
-                self._resolution.doubt(info, failed[position])
-        return errors | failed
-
     # Inside
 
     def _run(self, wanted: list[Piece], deadline: float) -> None:
@@ -375,23 +349,22 @@ class Client:
     def reset_after_fork(self) -> None:
         """In a forked child: drop what belongs to the parent. Called by itself."""
         self._objects.reset_after_fork()
+        self.give_token.reset_after_fork()
         self._session.abandon()
+        self._routed.abandon()
         self._pid = os.getpid()
 
 
-def _checked(info: ObjectInfo, offset: int, length: int | None) -> int:
-    """Bytes that the range holds; BadRequest for what no file would take."""
-    if offset < 0 or (length is not None and length < 0):
-        raise BadRequest(f"{info.url}: offset {offset}, length {length}: neither can be negative")
-    return pieces.clip(info, offset, length)
-
-
-def _rebuild(address: str, deadline_s: float, datasets: dict[str, str]) -> Client:
-    return Client(address, deadline_s=deadline_s, datasets=datasets)
+def _rebuild(
+    address: str, deadline_s: float, datasets: dict[str, str], place: tuple[str, str], token_file: str | None
+) -> Client:
+    zone, rack = place
+    return Client(address, deadline_s=deadline_s, datasets=datasets, zone=zone, rack=rack, token_file=token_file)
 
 
 def _forked() -> None:
     abandon_holders()
+    direct.reset_after_fork()
     for client in list(_clients):
         client.reset_after_fork()
 

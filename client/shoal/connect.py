@@ -40,26 +40,32 @@ def connect(
     embedded: bool | None = None,
     deadline_s: float = limits.DEADLINE_S_DEFAULT,
     datasets: Mapping[str, str] | None = None,
+    zone: str = "",
+    rack: str = "",
+    token_file: str | None = None,
 ) -> Client:
     """A client of the nearest node.
 
     `address`: "unix:/path", "tcp:host:port", or None to look for one. `embedded`: True starts the user's embedded node
     if need be, False never does. `deadline_s` bounds every call that names no deadline of its own. `datasets` says what
-    shoal:// names mean while the node is gone.
+    shoal:// names mean while the node is gone. `zone` and `rack`: where this process is, if no node of its own host
+    says it. `token_file` holds what proves to nodes elsewhere who this process is, where they ask for it.
     """
     if deadline_s <= 0:
         raise ConfigError(f"deadline_s: {deadline_s} is not above 0")
     config = None if address is not None or embedded else find_config()
     if config is not None:
         names = {**config.datasets, **(datasets or {})}
-        return Client(_first_answering(config), deadline_s=deadline_s, datasets=names)
+        address = _first_answering(config)
+        zone, rack, token_file = zone or config.zone, rack or config.rack, token_file or config.token_file
+        return Client(address, deadline_s=deadline_s, datasets=names, zone=zone, rack=rack, token_file=token_file)
     if address is None:
         if not embedded and in_pod():
             raise ConfigError(_NO_NODE_IN_POD)
         if embedded is False:
             raise ConfigError("no node is configured (SHOAL_CONFIG), and embedded=False forbids starting one")
         address = embedded_node.ensure(time.monotonic() + max(deadline_s, 30.0))
-    client = Client(address, deadline_s=deadline_s, datasets=datasets)
+    client = Client(address, deadline_s=deadline_s, datasets=datasets, zone=zone, rack=rack, token_file=token_file)
     if isinstance(address, str) and address == embedded_node.address():
         embedded_node.warn_if_environment_differs(client)
     return client
@@ -91,7 +97,7 @@ def in_pod() -> bool:
 
 
 def _first_answering(config: ClientConfig) -> str:
-    from shoal.attachment import open_channel
+    from shoal_transport.links import open_channel
 
     for address in config.addresses[:-1]:
         try:

@@ -9,7 +9,6 @@ disk directory, so a second one could not start in any case. It ends LINGER_S_DE
 from __future__ import annotations
 
 import errno
-import fcntl
 import importlib.util
 import json
 import logging
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from shoal_core import environment, limits
 from shoal_core.config import parse
 from shoal_core.errors import ConfigError, DeadlineExceeded, ShoalError
-from shoal_transport import unix
+from shoal_transport import file_lock, unix
 
 if TYPE_CHECKING:
     from shoal.client import Client
@@ -71,7 +70,8 @@ def ensure(deadline: float) -> str:
     if _answers():
         return address()
     with (directory / "start.lock").open("w") as lock:
-        _lock(lock.fileno(), deadline)
+        if not file_lock.take(lock.fileno(), deadline):
+            raise DeadlineExceeded("another process is starting the embedded node and does not end")
         if not _answers():
             _start(directory, deadline)
     return address()
@@ -179,17 +179,6 @@ def _private_directory(path: Path) -> Path:
     if {found.st_uid, link.st_uid} != {os.getuid()} or stat.S_IMODE(found.st_mode) & 0o077:
         raise ConfigError(f"{path}: must belong to this user and be closed to others (mode 0700)")
     return path
-
-
-def _lock(descriptor: int, deadline: float) -> None:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise DeadlineExceeded("another process is starting the embedded node and does not end") from None
-            time.sleep(_POLL_S)
 
 
 def _disk_bytes(cache: Path) -> int | None:

@@ -32,6 +32,10 @@ _GIVEN_BACK_MIN = 256
 """Numbers given back that are kept before those too old to matter are looked for."""
 
 
+_ENDED_MIN = 256
+"""Grants given back that stay in the order of use beyond as many as are held."""
+
+
 class Grant:
     """One leased block. `memory` is the block's bytes, read-only."""
 
@@ -140,6 +144,9 @@ class Grants:
             self._give_back(displaced)
         self.by_key[grant.key] = self._by_entry[grant.entry] = grant
         self._order.append(grant)
+        if len(self._order) > 2 * len(self._by_entry) + _ENDED_MIN:
+            # Most in it were given back, and only the search for room would come past them.
+            self._order = deque(each for each in self._order if self._by_entry.get(each.entry) is each)
         self.leased_bytes += len(grant.memory)
         return grant
 

@@ -24,6 +24,8 @@ class ObjectInfo(msgspec.Struct, frozen=True):
     """Its URL at the origin."""
     stale: bool = False
     """The origin could not be asked; this is what it said last time."""
+    replica_count: int | None = None
+    """Nodes that own each of its blocks; None: as the view says."""
 
 
 class KnownObjects:
@@ -63,5 +65,6 @@ class KnownObjects:
 
 def from_wire(found: resolve.Object) -> ObjectInfo:
     return ObjectInfo(
-        found.url, found.size, found.etag, found.fingerprint, found.block_size_bytes, found.origin, found.stale
-    )
+        found.url, found.size, found.etag, found.fingerprint, found.block_size_bytes, found.origin, found.stale,
+        found.replica_count,
+    )  # fmt: skip

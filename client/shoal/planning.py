@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from shoal.client import Client
 from shoal.objects import ObjectInfo
+from shoal.routed_plans import RoutedPlans
 from shoal_core import limits
 from shoal_core.errors import Closed, ShoalError, UnknownObject
 from shoal_core.verbs import plan
@@ -38,6 +39,8 @@ class Planner:
         self._steps = 0
         """Both not reported yet."""
         self._told = False
+        self._routed: RoutedPlans | None = None
+        """Of a client that reads from the owners of its blocks."""
         self.answered = False
         """Whether the last plan was: nothing accepted and no answer are two things."""
         self.settled = False
@@ -102,22 +105,31 @@ class Planner:
                 request = plan.Request(self._stream, 0, [], [], 0, 0, self._waited_s, self._steps, True)
                 with contextlib.suppress(Closed):
                     self._send(request, [], time.monotonic() + _CLOSE_S)
+            if self._routed is not None:
+                self._routed.close()
+                self._routed = None
 
     def _send(self, request: plan.Request, objects: list[ObjectInfo], deadline: float) -> int | None:
         """None when it did not reach the node, or was not understood."""
         self.answered = self.settled = False
         try:
             try:
-                return self._called(request, deadline)
+                return self._called(request, objects, deadline)
             except UnknownObject:
                 self._client._reading.resolve_again(objects, deadline)
-                return self._called(request, deadline)
+                return self._called(request, objects, deadline)
         except Closed:
             raise
         except (ShoalError, OSError):
             return None
 
-    def _called(self, request: plan.Request, deadline: float) -> int:
+    def _called(self, request: plan.Request, objects: list[ObjectInfo], deadline: float) -> int:
+        routed = self._client._routed
+        if routed.active and not routed.local:
+            self._routed = self._routed or RoutedPlans(self._client)
+            answer = self._routed.send(request, objects, deadline)
+            self.answered, self.settled, self.connection = True, answer.settled, answer.connections
+            return answer.accepted
         reply: plan.Reply = self._client.session.call(plan.KIND, request, deadline)
         self.answered, self.settled = True, reply.settled
         if (attachment := self._client.session.attachment) is not None:

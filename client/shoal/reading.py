@@ -3,7 +3,8 @@
 Pieces travel in batches, the next blocks named as `ahead` so that the node fills them meanwhile. A granted piece is
 copied out of shared memory, or viewed; an inline one is received straight into its target where exactly that was sent,
 and checked against the digests that came with it. What the node cannot give (it is gone, it cannot hold the block, its
-copy is corrupt twice) is read from the origin, within the same deadline.
+copy is corrupt twice) is read from the other nodes, or else the origin, within the same deadline. Where the origin does
+not help either, all of them are tried again until then (see `patience`).
 """
 
 from __future__ import annotations
@@ -11,18 +12,31 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from shoal import direct
 from shoal.attachment import Attachment
 from shoal.grants import Grant
 from shoal.objects import ObjectInfo
 from shoal.origin_fallback import OriginReader
-from shoal.pieces import Piece
-from shoal.session import Session
+from shoal.patience import PASSING, Patience
+from shoal.pieces import Piece, batch_end, block_bytes
+from shoal.routed import Routed
+from shoal.session import Session, Silent
 from shoal.stats import ReadStats
-from shoal_core import digests, limits, verbs
-from shoal_core.errors import Corrupt, DeadlineExceeded, NodeGone, ProtocolError, ShoalError, UnknownObject, from_wire
+from shoal_core import limits, verbs
+from shoal_core.errors import (
+    Corrupt,
+    DeadlineExceeded,
+    NodeGone,
+    ProtocolError,
+    ShoalError,
+    TokenExpired,
+    UnknownObject,
+    from_wire,
+)  # fmt: skip
 from shoal_core.verbs import complain, get, resolve
+from shoal_transport import receiving
 from shoal_transport.interface import Channel
 
 log = logging.getLogger("shoal")
@@ -30,21 +44,8 @@ log = logging.getLogger("shoal")
 _COPY_UNLOCKED_BYTES = 256 << 10
 """From here a copy is long enough to be made outside the lock, on a pinned view."""
 
-_TOGETHER_BYTES = 512 << 10
-"""Received in one system call, then checked: what just arrived lies in the CPU's cache, where a check costs a third."""
-
-_PARTS_AHEAD = 4
-_PART_ITEMS = 64
-_PART_BYTES = 16 << 20
-"""A batch whose bytes come through the connection is asked for in parts, so many of them ahead of what was received:
-small enough that both sides work at once (blocks are sent while the next are filled), large enough that a part's own
-cost does not show."""
-
 _COLD_PARTS = 16
 """Read-ahead goes on for so many replies after one that had to be waited for: when it works, nothing is waited for."""
-
-_WARM_FACTOR = 4
-"""While everything asked for was in the node's memory, small ranges may touch so many times more blocks at once."""
 
 _OBJECTS_FOLLOWED = 1024
 
@@ -54,12 +55,13 @@ _CORRUPT_TRIES = 2
 class Reading:
     """Reads pieces over one session, with the origin as the way out."""
 
-    def __init__(self, session: Session, origin: OriginReader, stats: ReadStats) -> None:
+    def __init__(self, session: Session, origin: OriginReader, stats: ReadStats, routed: Routed) -> None:
         self._session = session
         self._grants = session.grants
         self._origin = origin
         self._stats = stats
-        self._said = False
+        self._routed = routed
+        self._said = self._said_waiting = False
         self._next: dict[bytes, int] = {}
         """By object that was lately read block by block: the block that comes next."""
         self._cold = _COLD_PARTS
@@ -69,16 +71,42 @@ class Reading:
         """Complete every piece; errors by the read they belong to."""
         errors: dict[int, ShoalError] = {}
         started = time.perf_counter()
+        if self._routed.late:
+            self._routed.learn_soon(self._session)
+        self._read(pieces, errors, deadline)
+        if errors and self._session.reached:
+            self._read_again(pieces, errors, deadline)
+        self._stats.wait_s += time.perf_counter() - started
+        return errors
+
+    def _read_again(self, pieces: list[Piece], errors: dict[int, ShoalError], deadline: float) -> None:
+        """What neither a node nor the origin gave, until one does, says something of the object, or the time is up."""
+        waiting = Patience(deadline)
+        while nowhere := {piece.request for piece in pieces if piece.nowhere}:
+            if self._session.closed or not waiting.pause():
+                return
+            if not self._said_waiting:
+                self._said_waiting = True
+                log.warning("trying the nodes and the origin until the deadline: %s", errors[min(nowhere)])
+            again = [piece for piece in pieces if piece.request in nowhere and not piece.done]
+            for piece in again:
+                piece.nowhere = False
+                errors.pop(piece.request, None)
+            self._read(again, errors, deadline)
+
+    def _read(self, pieces: list[Piece], errors: dict[int, ShoalError], deadline: float) -> None:
+        """One try."""
         start = 0
         while start < len(pieces):
+            if self._routed.active and not self._at_home():
+                self._elsewhere(pieces[start:], None, errors, deadline)
+                break
             end = self._batch_end(pieces, start)
             missing = self._not_held(pieces[start:end])
             while missing:
                 self._complete(missing, pieces[end:], errors, deadline)
                 missing = [piece for piece in missing if not piece.done and piece.request not in errors]
             start = end
-        self._stats.wait_s += time.perf_counter() - started
-        return errors
 
     def resolve_again(self, infos: list[ObjectInfo], deadline: float) -> None:
         """Tell a node that forgot them what these fingerprints stand for."""
@@ -92,18 +120,18 @@ class Reading:
             log.warning("reading from the origin directly: %s", error)
 
     def _batch_end(self, pieces: list[Piece], start: int) -> int:
-        """As much as may be under way at once: one request where blocks are granted, else _PARTS_AHEAD of them."""
+        """As much as may be under way at once: one request where blocks are granted, else PARTS_AHEAD of them."""
         terms = self._session.hello
-        parts = _PARTS_AHEAD if terms is not None and not terms.grants else 1
+        parts = limits.PARTS_AHEAD if terms is not None and not terms.grants else 1
         size, payload = parts * self._request_bytes_max(), parts * limits.BATCH_BYTES_MAX
-        return _end(pieces, start, size, payload, limits.BATCH_ITEMS_MAX)
+        return batch_end(pieces, start, size, payload, limits.BATCH_ITEMS_MAX)
 
     def _parts(self, pieces: list[Piece]) -> list[list[Piece]]:
         """One request each: the node prepares one while we use the answers to another."""
         parts: list[list[Piece]] = []
         start = 0
         while start < len(pieces):
-            end = _end(pieces, start, self._request_bytes_max(), _PART_BYTES, _PART_ITEMS)
+            end = batch_end(pieces, start, self._request_bytes_max(), limits.PART_BYTES, limits.PART_ITEMS)
             parts.append(pieces[start:end])
             start = end
         return parts
@@ -112,7 +140,7 @@ class Reading:
         """Of the blocks that one request touches: the node must hold all of them at once, filled first if need be."""
         terms = self._session.hello
         size = terms.batch_bytes_max if terms is not None else limits.BATCH_BYTES_MAX
-        return size if self._cold else size * _WARM_FACTOR
+        return size if self._cold else size * limits.WARM_FACTOR
 
     def _complete(
         self, missing: list[Piece], later: list[Piece], errors: dict[int, ShoalError], deadline: float
@@ -120,7 +148,9 @@ class Reading:
         try:
             try:
                 self._ask(missing, later, errors, deadline)
-            except (UnknownObject, NodeGone):
+            except Silent:
+                raise
+            except (UnknownObject, NodeGone, TokenExpired):
                 # The node forgot what a fingerprint stands for, or only an old connection ended, or it came back.
                 missing = [piece for piece in missing if not piece.done]
                 self.resolve_again(list({piece.info.fingerprint: piece.info for piece in missing}.values()), deadline)
@@ -129,24 +159,22 @@ class Reading:
             for piece in missing:
                 if not piece.done:
                     errors.setdefault(piece.request, error)
-        except (NodeGone, ProtocolError, UnknownObject) as error:
-            for piece in missing:
-                if not piece.done:
-                    self._from_origin(piece, error, errors, deadline)
+        except (NodeGone, ProtocolError, UnknownObject, TokenExpired) as error:
+            self._elsewhere(missing, error, errors, deadline)
 
     def _ask(self, missing: list[Piece], later: list[Piece], errors: dict[int, ShoalError], deadline: float) -> None:
         """Ask for these pieces; those whose bytes arrived are done."""
         answered: list[tuple[Piece, get.Answer]] = []
         with self._grants.lock:
             get_number = self._grants.begin_get()
-            self._grants.make_room(sum(map(_block_bytes, missing)))
+            self._grants.make_room(sum(map(block_bytes, missing)))
         try:
             # Whatever fails inside, the channel is closed: replies that nobody waits for any more may still come.
             with self._session.channel(deadline) as (channel, attachment):
                 parts = self._parts(missing)
                 posted = asked = 0
                 for number, part in enumerate(parts):
-                    while posted < min(len(parts), number + _PARTS_AHEAD):
+                    while posted < min(len(parts), number + limits.PARTS_AHEAD):
                         asked += len(parts[posted])
                         following = itertools.chain(itertools.islice(missing, asked, None), later)
                         request = self._request(parts[posted], following, deadline)
@@ -156,15 +184,21 @@ class Reading:
         finally:
             with self._grants.lock:
                 self._grants.end_get(get_number)
+        refused: list[Piece] = []
         for piece, answer in answered:
             if piece.done:
                 continue
-            if isinstance(answer, get.Failed):
+            if isinstance(answer, get.Failed) and answer.code == NodeGone.code:
+                refused.append(piece)
+            elif isinstance(answer, get.Failed):
                 errors.setdefault(piece.request, from_wire(answer.code, answer.text))
             elif isinstance(answer, get.Bypass):
-                self._from_origin(piece, NodeGone(answer.reason), errors, deadline)
+                piece.error = NodeGone(answer.reason)
+                refused.append(piece)
             elif isinstance(answer, get.Inline):
                 self._corrupt(piece, answer, errors, deadline)
+        if refused:
+            self._elsewhere(refused, None, errors, deadline)
 
     def _request(self, part: list[Piece], following: Iterable[Piece], deadline: float) -> get.Request:
         numbers: dict[bytes, int] = {}
@@ -192,8 +226,11 @@ class Reading:
         self, channel: Channel, attachment: Attachment, part: list[Piece], deadline: float
     ) -> list[tuple[Piece, get.Answer]]:
         """The reply to the request for these pieces, and the bytes with it."""
+        if self._routed.active:
+            self._session.await_reply(channel, attachment, deadline)
         header, body = channel.take(deadline)
         reply = verbs.decode_reply(get.KIND, header, body)
+        self._routed.heard(reply.epoch)
         if len(reply.items) != len(part):
             raise ProtocolError(f"get: {len(reply.items)} answers to {len(part)} items")
         answered = list(zip(part, reply.items, strict=True))
@@ -217,7 +254,7 @@ class Reading:
         ahead: list[get.Ahead] = []
         room = min(limits.READ_AHEAD_BYTES, self._session.hello.batch_bytes_max if self._session.hello else 0)
         for piece in following:
-            room -= _block_bytes(piece)
+            room -= block_bytes(piece)
             if room < 0 or len(ahead) >= 256:
                 break
             number = numbers.setdefault(piece.info.fingerprint, len(numbers))
@@ -290,47 +327,12 @@ class Reading:
     def _receive(
         self, channel: Channel, payload_bytes: int, inline: list[tuple[Piece, get.Inline]], deadline: float
     ) -> None:
-        if sum(answer.length for _, answer in inline) != payload_bytes:
-            raise ProtocolError(f"get: a payload of {payload_bytes} bytes that the answers do not add up to")
-        start = 0
-        while start < len(inline):
-            end, size = start, 0
-            while end < len(inline) and (end == start or size + inline[end][1].length <= _TOGETHER_BYTES):
-                size += inline[end][1].length
-                end += 1
-            self._receive_together(channel, inline[start:end], deadline)
-            start = end
-
-    def _receive_together(self, channel: Channel, inline: list[tuple[Piece, get.Inline]], deadline: float) -> None:
-        """Several in one system call; each is checked while it is in the CPU's cache."""
-        views: list[memoryview] = []
-        for piece, answer in inline:
-            if piece.target is not None and answer.length == piece.length and answer.offset == piece.offset:
-                views.append(piece.target)
-            elif answer.offset <= piece.offset and piece.offset + piece.length <= answer.offset + answer.length:
-                views.append(memoryview(bytearray(answer.length)))
-            else:
-                raise ProtocolError("get: an inline answer that does not cover its range")
-        if len(views) > 1:
-            channel.receive_each(views, deadline)
         hits = self._stats.hits
-        for (piece, answer), view in zip(inline, views, strict=True):
-            if len(views) == 1:
-                good = _receive_checked(channel, view, answer.digests, deadline)
-            else:
-                good = digests.matches(view, answer.digests)
-            if not good:
-                continue
-            if view is not piece.target:
-                first = piece.offset - answer.offset
-                part = view[first : first + piece.length]
-                if piece.target is not None:
-                    piece.target[:] = part
-                else:
-                    piece.part = part.toreadonly()
-                    piece.copied = True
-            hits[channel.door if answer.source == get.SOURCE_DRAM else get.SOURCE_NAMES[answer.source]] += 1
-            piece.done = True
+        good = receiving.receive(channel, payload_bytes, inline, deadline)
+        for (piece, answer), right in zip(inline, good, strict=True):
+            if right:
+                hits[channel.door if answer.source == get.SOURCE_DRAM else get.SOURCE_NAMES[answer.source]] += 1
+                piece.done = True
 
     def _corrupt(self, piece: Piece, answer: get.Inline, errors: dict[int, ShoalError], deadline: float) -> None:
         """Bytes that did not match: the node is told, and the piece is asked for again, then read from the origin."""
@@ -344,9 +346,31 @@ class Reading:
             piece.tries = _CORRUPT_TRIES
         if piece.tries >= _CORRUPT_TRIES:
             error = Corrupt(f"{piece.info.url}: block {piece.block} does not match its digests")
-            self._from_origin(piece, error, errors, deadline)
+            self._elsewhere([piece], error, errors, deadline)
 
     # Without the node
+
+    def _at_home(self) -> bool:
+        """Whether the home node is on this machine, and answers: then it is asked for everything."""
+        session = self._session
+        if session.hello is None:
+            session.attach_soon()
+        return session.is_local and not session.suspected
+
+    def _elsewhere(
+        self, pieces: Sequence[Piece], reason: Exception | None, errors: dict[int, ShoalError], deadline: float
+    ) -> None:
+        """From the other nodes, if there are any, and then from the origin."""
+        left = [piece for piece in pieces if not piece.done and piece.request not in errors]
+        if self._routed.active:
+            if self._routed.lost_home(not self._at_home()):
+                self._routed.learn_soon(self._session)
+            left = self._routed.read(left, errors, deadline)
+            if left and self._routed.learn(deadline):  # the others may have other addresses now
+                left = self._routed.read(left, errors, deadline)
+        for piece in left:
+            why = piece.error or reason or NodeGone(f"{piece.info.url}: no node gives it")
+            self._from_origin(piece, why, errors, deadline)
 
     def _from_origin(self, piece: Piece, reason: Exception, errors: dict[int, ShoalError], deadline: float) -> None:
         self.say_once(reason)
@@ -357,43 +381,16 @@ class Reading:
             piece.part = target.toreadonly()
             piece.copied = True
         try:
-            self._origin.read(piece.info, piece.object_offset, target, deadline)
+            direct.read(self._origin, piece.info, piece.object_offset, target, deadline)
+        except PASSING as error:
+            said = type(error)(f"{error} (read there because {reason})")
+            piece.nowhere = errors.setdefault(piece.request, said) is said
+            return
         except ShoalError as error:
             errors.setdefault(piece.request, error)
             return
         self._stats.hits["direct"] += 1
         piece.done = True
-
-
-def _block_bytes(piece: Piece) -> int:
-    info = piece.info
-    return min(info.block_size_bytes, info.size - piece.block * info.block_size_bytes)
-
-
-def _end(pieces: list[Piece], start: int, size_max: int, payload_max: int, count_max: int) -> int:
-    """Where a request from `start` on ends: blocks within `size_max`, ranges within `payload_max`, one at least."""
-    size = payload = 0
-    stop = min(len(pieces), start + count_max)
-    for end in range(start, stop):
-        piece = pieces[end]
-        info = piece.info
-        payload += piece.length
-        size += min(info.block_size_bytes, info.size - piece.block * info.block_size_bytes)
-        if end > start and (size > size_max or payload > payload_max):
-            return end
-    return stop
-
-
-def _receive_checked(channel: Channel, view: memoryview, table: bytes, deadline: float) -> bool:
-    """Receive a large item piece by piece; whether all of it has its digests."""
-    good = len(table) == digests.page_count(len(view)) * limits.DIGEST_BYTES
-    for start in range(0, len(view), _TOGETHER_BYTES):
-        part = view[start : start + _TOGETHER_BYTES]
-        channel.receive_into(part, deadline)
-        first = start // limits.PAGE_BYTES * limits.DIGEST_BYTES
-        count = digests.page_count(len(part)) * limits.DIGEST_BYTES
-        good = good and digests.matches(part, table[first : first + count])
-    return good
 
 
 def _milliseconds(deadline: float) -> int:

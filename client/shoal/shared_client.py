@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Name = TypeVar("Name")
 
-Way = tuple[str, float, tuple[tuple[str, str], ...]]
-"""(address, seconds until a deadline, names of datasets and where they come from)."""
+Way = tuple[str, float, tuple[tuple[str, str], ...], tuple[str, str], str | None]
+"""(address, seconds until a deadline, names of datasets and where they come from, zone and rack, token file)."""
 
 _clients: dict[tuple[tuple[str, Any], ...], Client] = {}
 _likewise: dict[Way, Client] = {}
@@ -43,8 +43,8 @@ def get(**options: Any) -> Client:
 
 def way(client: Client) -> Way:
     """How this client is connected, for another process. BadRequest over the memory door."""
-    address, deadline_s, datasets = client.__reduce__()[1]
-    return address, deadline_s, tuple(sorted(datasets.items()))
+    address, deadline_s, datasets, place, token_file = client.__reduce__()[1]
+    return address, deadline_s, tuple(sorted(datasets.items())), place, token_file
 
 
 def offer(client: Client) -> None:
@@ -60,8 +60,11 @@ def like(way_: Way) -> Client:
         shared = [each for each in list(_clients.values()) if isinstance(each.address, str) and not each.session.closed]
         client = next((each for each in shared if way(each) == way_), None) or _open(_likewise, way_)
     if client is None:
-        address, deadline_s, datasets = way_
-        client = _likewise.setdefault(way_, shoal.connect(address, deadline_s=deadline_s, datasets=dict(datasets)))
+        address, deadline_s, datasets, (zone, rack), token_file = way_
+        made = shoal.connect(
+            address, deadline_s=deadline_s, datasets=dict(datasets), zone=zone, rack=rack, token_file=token_file
+        )
+        client = _likewise.setdefault(way_, made)
     return client
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-DOORS = ("shared memory", "unix", "tcp", "memory", "disk", "origin", "direct")
+DOORS = ("shared memory", "unix", "tcp", "memory", "disk", "peer", "origin", "direct")
 
 
 class ReadStats:
@@ -18,7 +18,7 @@ class ReadStats:
         self.bytes = 0
         self.hits: dict[str, int] = dict.fromkeys(DOORS, 0)
         """Block ranges by where their bytes came from: shared memory; a socket, when the node had them in memory; the
-        node's disk; the origin through the node; direct from the origin, without the node."""
+        node's disk; another node through it; the origin through the node; direct from the origin, without the node."""
         self.wait_s = 0.0
         """Seconds spent waiting for the node or the origin. Reads under held grants wait for nothing."""
         self.corrupt_pages = 0

@@ -14,7 +14,8 @@ class View:
 
     The lease of a part ends when the last slice, array or tensor over it is gone, which may be after the `with` block;
     leaving the block drops this object's own references and, where nobody else looks, ends the leases. Where the client
-    may hold no more leases, or the bytes did not come over shared memory, a part is a copy: `zero_copy` says so.
+    may hold no more leases, or the bytes did not come over shared memory, a part is a copy: `zero_copy` says so. Leases
+    are the process's: a forked child may look at a view for as long as its parent keeps it.
     """
 
     __slots__ = ("_parts", "url", "zero_copy")

@@ -215,3 +215,11 @@ def test_after_the_end_nothing_is_taken_in(grants: Grants, granted: Any, holder:
     grants.attach(other, 10)
     assert granted(1) is None, "a late grant of the former node"
     assert granted(1, by=other) is not None
+
+
+def test_what_the_node_asks_back_leaves_nothing_behind(grants: Grants, granted: Any) -> None:
+    """A node smaller than what its client may hold asks back all the time, and the client never looks for room."""
+    for lease in range(1, 5001):
+        assert granted(lease % 3, lease) is not None
+        grants.revoke([(lease % 3, lease)])
+    assert len(grants._order) < 600 and not grants.by_key and not grants.leased_bytes

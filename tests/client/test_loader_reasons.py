@@ -67,7 +67,7 @@ class Doorman:
 
         def open_what_is_waited_for() -> bool:
             with self._node.node.step():
-                flights = [next(iter(members)) for members in self._node.node._flights._members.values()]
+                flights = [next(iter(members)) for members in self._node.node.arrivals._flights._members.values()]
                 wanted = [flight.record.url for flight in flights if flight.demanded]
             for url in wanted:
                 closed.pop(url, self._gates[url]).set()

@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from shoal import embedded
-from shoal.attachment import open_channel
 from shoal.connect import find_config
 from shoal_core.errors import NodeGone, ShoalError
+from shoal_transport.links import open_channel
 
 if TYPE_CHECKING:
     from shoal.client import Client

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from shoal.cli import connection, output, units
+from shoal.cli import connection, output
+from shoal_core import units
 from shoal_core.errors import NotFound
 
 if TYPE_CHECKING:

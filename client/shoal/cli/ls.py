@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
-from shoal.cli import connection, objects, output, units
+from shoal.cli import connection, objects, output
+from shoal_core import units
 
 if TYPE_CHECKING:
     from shoal.client import Client

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from shoal.cli import connection, objects, output, units
+from shoal.cli import connection, objects, output
+from shoal_core import units
 
 if TYPE_CHECKING:
     from shoal.client import Client
@@ -43,6 +44,7 @@ def _show_object(client: Client, url: str, *, as_json: bool) -> None:
                 "block_size_bytes": info.block_size_bytes,
                 "blocks": total,
                 "blocks_cached": found.block_count,
+                "resident": found.resident,
                 "cached_bytes": cached,
                 "dram_bytes": found.dram_bytes,
                 "disk_bytes": found.disk_bytes,
@@ -81,11 +83,31 @@ def _show_node(values: dict[str, Any], *, as_json: bool) -> None:
         ("clients", units.number(values["clients"])),
         ("leases", f"{units.number(values['leases'])}, {units.size(values['leased_bytes'])}"),
     ]
+    rows += cluster_rows(values)
     fallbacks = {kind: count for kind, count in values["fallbacks"].items() if count}
     if fallbacks:
         rows.append(("fallbacks", ", ".join(f"{kind} {units.number(count)}" for kind, count in fallbacks.items())))
     output.fields(rows)
     _show_spaces(values)
+
+
+def cluster_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a node that is one of many does with the others; none where it is alone."""
+    cluster = values.get("cluster")
+    if cluster is None:
+        return []
+    dead = [node_id for node_id, node in cluster["nodes"].items() if node["dead"]]
+    states = f"{units.number(len(cluster['nodes']))} nodes" + (f", dead: {', '.join(dead)}" if dead else "")
+    asked: dict[str, int] = values["peer_fills"].get("asked", {})
+    rows = [
+        ("cluster", f"epoch {values['view_epoch']}, {output.printable(states)}"),
+        ("from peers", f"{units.number(asked.get('ok', 0))} blocks, {units.size(values['peer_bytes'])}"),
+        ("near copies", units.size(values["near_bytes"])),
+        ("to be pulled", f"{units.number(values['pull_queue'])} blocks"),
+    ]
+    if cluster["view_error"]:
+        rows.append(("view", output.printable(cluster["view_error"])))
+    return rows
 
 
 def _tier(tier: dict[str, int]) -> str:
@@ -97,7 +119,7 @@ def _tier(tier: dict[str, int]) -> str:
 
 def hit_ratio(values: dict[str, Any]) -> str:
     """Of all reads since the node started, those that did not have to wait for the origin."""
-    by_source = {"dram": values["granted_hits"], "disk": 0, "origin": 0}
+    by_source = {"dram": values["granted_hits"], "disk": 0, "origin": 0, "peer": 0}
     for row in values["reads"].values():
         for source, count in row.items():
             by_source[source] += count
@@ -105,9 +127,10 @@ def hit_ratio(values: dict[str, Any]) -> str:
     if not total:
         return "no reads yet"
     hits = total - by_source["origin"]
+    peer = f"peers {units.percent(by_source['peer'], total)}, " if by_source["peer"] else ""
     return (
         f"{units.percent(hits, total)} of {units.number(total)} reads (DRAM {units.percent(by_source['dram'], total)}, "
-        f"disk {units.percent(by_source['disk'], total)}, origin {units.percent(by_source['origin'], total)})"
+        f"disk {units.percent(by_source['disk'], total)}, {peer}origin {units.percent(by_source['origin'], total)})"
     )
 
 

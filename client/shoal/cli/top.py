@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shoal.cli import connection, output, units
+from shoal.cli import connection, output
 from shoal.cli.stat import hit_ratio
+from shoal_core import units
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from shoal.client import Client
 
 Values = dict[str, Any]
-SOURCES = ("dram", "disk", "origin")
+SOURCES = {"dram": "DRAM", "disk": "disk", "peer": "peers", "origin": "origin"}
+"""And what stands above their columns."""
 BAR_CELLS = 12
 
 
@@ -118,6 +120,8 @@ def rates(sample: Sample) -> Values:
         "granted_hits_per_s": sample.per_s("granted_hits"),
         "fill_bytes_per_s": sample.per_s("fill_bytes"),
         "origin_requests_per_s": sample.per_s("origin_requests"),
+        "peer_bytes_per_s": sample.per_s("peer_bytes"),
+        "pulled_bytes_per_s": sample.per_s("pulled_bytes"),
         "evictions_per_s": sample.per_s("evictions"),
     }
 
@@ -137,6 +141,8 @@ def report(sample: Sample) -> RenderableType:
         head.append("  disk tier failed", "bold red")
     hits = Text(f"since it started: {hit_ratio(values)}", "dim", no_wrap=True, overflow="ellipsis")
     parts: list[RenderableType] = [head, "", _doors(sample), "", _tiers(sample), "", _now(sample), "", hits]
+    if values["cluster"] is not None:
+        parts.append(Text(_cluster(sample), "dim", no_wrap=True, overflow="ellipsis"))
     trouble = _trouble(sample)
     if trouble:
         parts.append(Text(trouble, "yellow"))
@@ -154,21 +160,20 @@ def _table(*titles: str) -> Table:
 
 
 def _doors(sample: Sample) -> Table:
-    table = _table("door", "reads", "bytes", "DRAM", "disk", "origin")
+    sources = [source for source in SOURCES if source != "peer" or sample.values["cluster"] is not None]
+    table = _table("door", "reads", "bytes", *(SOURCES[source] for source in sources))
     for door in sample.values["reads"]:
-        rate = {source: sample.per_s("reads", door, source) for source in SOURCES}
+        rate = {source: sample.per_s("reads", door, source) for source in sources}
         total = sum(rate.values())
         table.add_row(
             door.replace("_", " "),
             units.frequency(total),
             units.rate(sample.per_s("read_bytes", door)),
-            *(units.percent(rate[source], total) for source in SOURCES),
+            *(units.percent(rate[source], total) for source in sources),
             style="dim" if not total else None,
         )
     held = sample.per_s("granted_hits")
-    table.add_row(
-        "held grants", units.frequency(held), "", "100 %" if held else "-", "", "", style="dim" if not held else None
-    )
+    table.add_row("held grants", units.frequency(held), "", "100 %" if held else "-", style="dim" if not held else None)
     return table
 
 
@@ -206,6 +211,19 @@ def _now(sample: Sample) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _cluster(sample: Sample) -> str:
+    """What the node does with the others."""
+    values = sample.values
+    nodes = values["cluster"]["nodes"]
+    names = ", ".join(output.printable(node_id) for node_id, node in nodes.items() if node["dead"])
+    dead = f", dead: {names}" if names else ""
+    return (
+        f"epoch {values['view_epoch']}, {units.number(len(nodes))} nodes{dead}, "
+        f"from peers {units.rate(sample.per_s('peer_bytes'))}, near copies {units.size(values['near_bytes'])}, "
+        f"to be pulled {units.number(values['pull_queue'])}"
+    )
 
 
 def _trouble(sample: Sample) -> str:

@@ -21,11 +21,11 @@ from torch.utils.data import Subset
 
 import shoal
 from shoal import errors
-from shoal.cli import units
 from shoal.connect import find_config
 from shoal.demo import digits, source, training
 from shoal.demo.report import Epoch, Report
 from shoal.torch import DataLoader, Dataset
+from shoal_core import units
 
 if TYPE_CHECKING:
     from shoal.client import Client

@@ -95,13 +95,13 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             steps = Steps(len(dataset), size, shard, drop_last, pad_last, locality)
             theirs, batch_size = None, None if batch_size is None else steps.batch_size
         Marks.check(with_index, iterable, in_order)
-        options: dict[str, Any] = {} if in_order else {"in_order": False}  # which torch below 2.6 does not know
+        options = _not_none(in_order=None if in_order else False, prefetch_factor=prefetch_factor)
         viewed = collate_fn is None and batch_size is not None and subsets.viewed(dataset)
         super().__init__(  # of what does not go together torch says so
             dataset, batch_size, theirs, sampler, batch_sampler, num_workers,
             batches.collate if viewed else collate_fn, pin_memory, drop_last, timeout,
             batches.Keeping(worker_init_fn, prefetch_factor) if prefetch_factor else worker_init_fn,
-            multiprocessing_context, generator, prefetch_factor=prefetch_factor, persistent_workers=persistent_workers,
+            multiprocessing_context, generator, persistent_workers=persistent_workers,
             pin_memory_device=pin_memory_device, **options,
         )  # type: ignore[arg-type]  # fmt: skip
         self._marks = Marks(with_index, pad_last, single=self.batch_size is None and batch_sampler is None)
@@ -254,6 +254,11 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     def why_slow(self) -> str:
         """In words, which stage holds the loop: origin, disk, network, decode, workers. Or that none does."""
         return waiting.explain(self.stats())
+
+
+def _not_none(**options: Any) -> dict[str, Any]:
+    """What torch is told: below 2.6 it does not know `in_order`, below 2.0 no prefetch_factor of None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _refuse(sampler: Any, iterable: bool, **keywords: Any) -> None:

@@ -120,10 +120,11 @@ def _each(change: Callable[[Any], Any], batch: Any) -> Any:
 def _packed(value: Any) -> Any:
     if type(value) is not torch.Tensor or value.device.type != "cpu" or value.layout is not torch.strided:
         return value
-    if value.is_nested or value.requires_grad or value.is_quantized or value.nbytes > _SMALL_BYTES:
+    size = value.numel() * value.element_size()  # `nbytes`, which torch below 2.0 does not have
+    if value.is_nested or value.requires_grad or value.is_quantized or size > _SMALL_BYTES:
         return value
     whole = value.contiguous()
-    return _Small(ctypes.string_at(whole.data_ptr(), whole.nbytes), whole.dtype, tuple(whole.shape))
+    return _Small(ctypes.string_at(whole.data_ptr(), size), whole.dtype, tuple(whole.shape))
 
 
 def _opened(value: Any) -> Any:

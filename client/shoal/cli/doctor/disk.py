@@ -16,9 +16,8 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from shoal.cli import units
 from shoal.cli.doctor.check import Check
-from shoal_core import limits
+from shoal_core import limits, units
 
 TEST_BYTES = 64 * limits.MIB
 STEP_BYTES = 4 * limits.MIB

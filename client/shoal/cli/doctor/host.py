@@ -19,9 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from shoal.cli import units
 from shoal.cli.doctor.check import Check
-from shoal_core import limits
+from shoal_core import limits, units
 
 NEEDED = ("msgspec", "obstore", "rich", "xxhash")
 NODE_NEEDS = ("fastapi", "prometheus-client", "uvicorn", "uvloop")

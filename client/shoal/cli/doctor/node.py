@@ -14,13 +14,14 @@ import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from shoal.attachment import open_channel
-from shoal.cli import units
 from shoal.cli.doctor.check import Check
-from shoal_core import environment, verbs
-from shoal_core.errors import ShoalError
+from shoal.connect import find_config
+from shoal.token_source import TokenSource
+from shoal_core import environment, units, verbs
+from shoal_core.errors import Forbidden, ShoalError
 from shoal_core.verbs import hello, map, release, stat
 from shoal_transport.interface import Channel
+from shoal_transport.links import greet, open_channel
 
 DEADLINE_S = 5.0
 ROUND_TRIPS = 200
@@ -51,10 +52,16 @@ def reach(address: str) -> Node:
 def _channel(address: str) -> Generator[tuple[Channel, hello.Reply]]:
     channel = open_channel(address, time.monotonic() + DEADLINE_S)
     try:
-        request = hello.Request(os.urandom(16), hello.REQUESTS, f"shoal doctor ({os.getpid()})")
-        yield channel, call(channel, hello.KIND, request)
+        name, deadline = f"shoal doctor ({os.getpid()})", time.monotonic() + DEADLINE_S
+        yield channel, greet(channel, os.urandom(16), hello.REQUESTS, name, deadline, _token_file())
     finally:
         channel.close()
+
+
+def _token_file() -> TokenSource:
+    """What a program that says `shoal.connect()` here would show."""
+    config = find_config()
+    return TokenSource(config.token_file if config is not None else None)
 
 
 def call(channel: Channel, kind: int, request: Any, deadline_s: float = DEADLINE_S, descriptors: int = 0) -> Any:
@@ -103,7 +110,8 @@ def _shared_memory(channel: Channel, said: hello.Reply) -> Check:
     """A segment's descriptor, passed, mapped read-only, and refusing to be written or cut."""
     name = "shared memory"
     if not said.grants:
-        return Check(name, "fail", "this door passes no descriptors, so every read is a copy", "use a newer node")
+        finding = "not with this reader: bytes come through the socket (access.share_memory_with names namespaces)"
+        return Check(name, "pass", finding)
     size = call(channel, map.KIND, map.Request(0), descriptors=1).size
     descriptors = channel.take_descriptors()
     try:
@@ -154,10 +162,19 @@ def _tcp(node: Node) -> Iterator[Check]:
         try:
             with _channel(address) as (channel, _):
                 yield _round_trip("tcp", channel)
+        except Forbidden as error:
+            if _token_file().path is None:
+                yield Check("TCP door", "pass", f"{address} answers only to tokens of its pool")
+            else:
+                remedy = "this pod's token is renewed by the CSI driver of its node: is that running?"
+                yield Check("TCP door", "fail", f"{address}: {error}", remedy)
+            continue
         except ShoalError as error:
             yield Check("TCP door", "fail", f"{address}: {error}", "a firewall? the address of another network?")
             continue
-        if not host.startswith(LOCAL_ONLY):
+        if _token_file().path is not None:
+            yield Check("TCP door", "pass", f"{address} answers to this pod's token")
+        elif not host.startswith(LOCAL_ONLY):
             yield Check("TCP door", "pass", f"{address} answers; it asks for no password")
 
 

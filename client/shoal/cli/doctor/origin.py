@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from shoal.cli import units
 from shoal.cli.doctor.check import Check
+from shoal_core import units
 from shoal_core.errors import DeadlineExceeded, Forbidden, NotFound, OriginError, ShoalError
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from shoal.derived import Buffer
     from shoal.torch.formats.interface import Place
 
-_DTYPES = {2: torch.uint16, 4: torch.uint32}
+_DTYPES = {2: "uint16", 4: "uint32"}
+"""By name: torch has them from 2.3 on, and older ones read everything but tokens all the same."""
 
 
 class TokenSample(TypedDict, total=False):
@@ -154,8 +155,9 @@ class Tokens:
                 content = made[token_object][offset : offset + size]
             elif isinstance(content, ShoalError):
                 raise content
+            dtype: torch.dtype = getattr(torch, _DTYPES[self._source.width(token_object)])
             # A bytearray, because torch warns of memory that must not be written to.
-            tokens = torch.frombuffer(bytearray(content), dtype=_DTYPES[self._source.width(token_object)])
+            tokens = torch.frombuffer(bytearray(content), dtype=dtype)
             windows[place].append(tokens.to(torch.int64))
         return [self._sample(number, window) for number, window in zip(numbers, windows, strict=True)]
 
