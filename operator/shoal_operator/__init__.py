@@ -1,0 +1,1 @@
+"""The operator: CachePools, Datasets and Preloads become cache nodes that serve them."""
