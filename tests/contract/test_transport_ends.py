@@ -158,6 +158,22 @@ def test_close_wakes_who_waits_for_a_request(door: Door) -> None:
         connection.send(b"x")
 
 
+def test_hanging_up_ends_both_ends_and_leaves_the_closing_to_its_owner(door: Door) -> None:
+    channel, connection = door.pair()
+    served = Beside(connection.receive)
+    call = Beside(lambda: channel.call(KIND, b"", soon()))
+    served.result()
+    waiting_thread = Beside(connection.receive)
+    connection.hang_up()
+    assert waiting_thread.result() is None
+    with pytest.raises(NodeGone):
+        call.result()
+    with pytest.raises(NodeGone):
+        connection.send(b"too late")
+    connection.hang_up()
+    connection.close()
+
+
 def test_closing_the_channel_is_seen_by_the_node_at_once(door: Door) -> None:
     channel, connection = door.pair()
     waiting_call = Beside(connection.receive)

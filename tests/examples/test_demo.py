@@ -82,7 +82,7 @@ def test_digits_are_learned_cold_then_warm(environment: dict[str, str], tmp_path
     first = demo(environment)
     assert "1,797 images in 10 classes" in first
     assert "the cache holds none of them: the first epoch is cold" in first
-    assert accuracy(first) > 0.95
+    assert accuracy(first) > 0.9
     cold, *warm = rows(first)
     assert cold.warmth == "cold"
     assert cold.fetched == 1437  # the first image was looked at before
@@ -149,12 +149,12 @@ def node(
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    status = main([*arguments, "--epochs", "12"])
+    status = main([*arguments, "--epochs", "40"])
     output = capsys.readouterr()
     assert (status, output.err) == (0, "")
     assert "60 images in 2 classes" in output.out
     assert accuracy(output.out) > 0.9
-    assert [row.epoch for row in rows(output.out)] == list(range(1, 13))
+    assert [row.epoch for row in rows(output.out)] == list(range(1, 41))
     return output.out
 
 

@@ -198,14 +198,16 @@ def test_a_segment_file_that_is_cut_under_a_running_node(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
+    """A file system of 4 MiB beside what somebody else has there; it could hold the whole tier."""
     place = tmp_path / "small"
     place.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", str(place)]
+    options = ["-t", "tmpfs", "-o", "size=80m,mode=700", "tmpfs", str(place)]
     done = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip("mounting a file system of limited size needs root and CAP_SYS_ADMIN")
     try:
+        with (place / "others").open("wb") as others:
+            os.posix_fallocate(others.fileno(), 0, 76 * limits.MIB)
         yield place
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)

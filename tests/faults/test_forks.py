@@ -24,7 +24,7 @@ def node(node_process: MakeProcess) -> NodeProcess:
 
 
 FORKING = """
-import os, sys, threading, warnings
+import os, sys, threading, traceback, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 import shoal
 client = shoal.connect(sys.argv[1], deadline_s=20)
@@ -42,9 +42,10 @@ def read_on(number):
 threads = [threading.Thread(target=read_on, args=(number,), daemon=True) for number in range(3)]
 for thread in threads:
     thread.start()
-children = []
+children, views = [], []
 for number in range(12):
     view = client.view(url, number * 65536, 1000)
+    views.append(view)  # the lease is this process's: a child may look for as long as it is kept here
     pid = os.fork()
     if not pid:
         code = 1
@@ -55,9 +56,13 @@ for number in range(12):
             assert view.memory == data[number * 65536 : number * 65536 + 1000]
             code = 0
         finally:
+            if code:
+                traceback.print_exc()
             os._exit(code)
     children.append(pid)
 codes = [os.waitpid(child, 0)[1] for child in children]
+del view
+views.clear()
 stop.set()
 for thread in threads:
     thread.join(20)

@@ -255,7 +255,7 @@ def _until_all_wait(node: InProcessNode, count: int) -> None:
     from tests.support import waiting
 
     waiting.until(
-        lambda: sum(len(members) - 1 for members in node.node._flights._members.values()) == count, "all wait"
+        lambda: sum(len(members) - 1 for members in node.node.arrivals._flights._members.values()) == count, "all wait"
     )
 
 

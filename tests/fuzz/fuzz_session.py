@@ -40,7 +40,7 @@ with atheris.instrument_imports(include=["shoal_core", "shoal_node", "shoal_tran
         store,
     )
     from shoal_node import assembly
-    from shoal_node.serve import Session
+    from shoal_node.session import Session
     from shoal_transport.memory import MemoryListener
 
 CONTENT = bytes(range(256)) * 1024
@@ -119,7 +119,7 @@ class Target:
         if self._count % CHECK_EVERY == 0:
             with node.step() as state:
                 state.check()
-                if not node._flights:  # a fill holds what it reads from disk
+                if not node.arrivals._flights:  # a fill holds what it reads from disk
                     held = Counter(entry for client in state.leases.clients.values() for entry in client.entries)
                     leaked = {entry: count for entry, count in enumerate(state.index.leases) if count != held[entry]}
                     assert not leaked, f"blocks held by nobody: {leaked}"

@@ -140,19 +140,19 @@ def binary() -> str:
 
 
 @contextlib.contextmanager
-def start(directory: Path) -> Iterator[S3Server]:
-    """Runs the server below `directory` for as long as the context lasts."""
+def start(directory: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
+    """Runs the server below `directory` for as long as the context lasts; `host`: an address of this machine."""
     program = binary()
     data, sidecar, access_log = directory / "data", directory / "sidecar", directory / "access.log"
     data.mkdir()
     sidecar.mkdir()
-    port = _free_port()
+    port = _free_port(host)
     environment = {**os.environ, "ROOT_ACCESS_KEY_ID": ACCESS_KEY, "ROOT_SECRET_ACCESS_KEY": SECRET_KEY}
     with (directory / "output.log").open("wb") as output:
         process = subprocess.Popen(
             # Metadata in a sidecar directory: extended attributes are missing on some test file systems.
             [
-                *(program, "--port", f"127.0.0.1:{port}", "--keep-alive", "--quiet", "--access-log", access_log),
+                *(program, "--port", f"{host}:{port}", "--keep-alive", "--quiet", "--access-log", access_log),
                 *("posix", "--sidecar", sidecar, data),
             ],
             env=environment,
@@ -161,8 +161,8 @@ def start(directory: Path) -> Iterator[S3Server]:
             stderr=subprocess.STDOUT,
         )
     try:
-        _wait_until_it_answers(process, port, directory / "output.log")
-        yield S3Server(f"http://127.0.0.1:{port}", data, access_log, process.pid)
+        _wait_until_it_answers(process, (host, port), directory / "output.log")
+        yield S3Server(f"http://{host}:{port}", data, access_log, process.pid)
     finally:
         process.terminate()
         try:
@@ -172,17 +172,17 @@ def start(directory: Path) -> Iterator[S3Server]:
             process.wait()
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return probe.getsockname()[1]
 
 
-def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, output: Path) -> None:
+def _wait_until_it_answers(process: subprocess.Popen[bytes], address: tuple[str, int], output: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection(address, timeout=1).close()
             return
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:
