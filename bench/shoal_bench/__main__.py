@@ -30,6 +30,11 @@ MODULES = {
     "loader_views": "samples handed over without a copy",
     "loader_peers": "epochs beside MosaicML Streaming, WebDataset and torch's loader",
     "loader_resume": "the first batch after a resume in mid-epoch",
+    "cluster_tcp": "warm blocks over TCP between two hosts, with a view of two nodes",
+    "cluster_once": "one object for 32 readers at once: what it costs the origin",
+    "cluster_peer_fill": "blocks that a node brings from another",
+    "cluster_loss": "readers' throughput when one of three nodes is killed",
+    "cluster_join": "what moves when an eleventh node joins ten",
     "memory": "the node's memory over ten turnovers, and with a million blocks",
     "facts": "latencies, start times, import",
 }

@@ -1,7 +1,7 @@
 """The other ends of the references: as little Python as can do the same work. Run as a process of its own.
 
-`echo PATH`: a Unix socket that sends back each 64-byte message, one connection. `send SIZE`: a TCP server with SIZE
-bytes in a mapped memfd; each 16-byte request (offset, length) is answered by sending that range straight from the
+`echo PATH`: a Unix socket that sends back each 64-byte message, one connection. `send SIZE [HOST]`: a TCP server with
+SIZE bytes in a mapped memfd; each 16-byte request (offset, length) is answered by sending that range straight from the
 mapping, one thread per connection. `far PORT SECONDS`: a relay to a server on this machine that hands each request on
 so much later, as if the server were that far away; replies pass at once.
 """
@@ -37,12 +37,12 @@ def echo(path: str) -> None:
             peer.sendall(message)
 
 
-def send(size: int) -> None:
+def send(size: int, host: str) -> None:
     descriptor = os.memfd_create("bare")
     os.ftruncate(descriptor, size)
     memory = memoryview(mmap.mmap(descriptor, size))
     memory[:] = content(size)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with socket.create_server((host, 0)) as listening:
         print(listening.getsockname()[1], flush=True)
         while True:
             peer, _ = listening.accept()
@@ -87,4 +87,4 @@ if __name__ == "__main__":
     elif sys.argv[1] == "far":
         far(int(sys.argv[2]), float(sys.argv[3]))
     else:
-        send(int(sys.argv[2]))
+        send(int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1")

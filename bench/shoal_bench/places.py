@@ -76,6 +76,13 @@ def node(place: Path, budget_bytes: int, **sections: Any) -> Iterator[BenchNode]
 @contextlib.contextmanager
 def peer(*words: str) -> Iterator[str]:
     """One of `bare_peers` in a process of its own; the line it says when it is ready."""
+    with peer_process(*words) as (line, _):
+        yield line
+
+
+@contextlib.contextmanager
+def peer_process(*words: str) -> Iterator[tuple[str, int]]:
+    """The same, and its process id."""
     process = subprocess.Popen(
         [sys.executable, "-m", "shoal_bench.bare_peers", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     )
@@ -84,7 +91,7 @@ def peer(*words: str) -> Iterator[str]:
         line = process.stdout.readline().decode().strip()
         if not line:
             raise RuntimeError(f"bare peer {' '.join(words)} did not start")
-        yield line
+        yield line, process.pid
     finally:
         _end(process)
         assert process.stdout is not None
@@ -106,8 +113,8 @@ def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
         with contextlib.suppress(ShoalError):
             if Path(address.removeprefix("unix:")).exists():
                 with shoal.connect(address) as client:
-                    client.node_stats()
-                return
+                    if client.node_stats()["addresses"]:  # the doors open one after the other
+                        return
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"the node did not start: {log.read_text()[-2000:]}")
         time.sleep(0.01)

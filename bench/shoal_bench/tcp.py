@@ -8,52 +8,17 @@ is measured with the check of every 64 KiB page that ours always makes, and with
 from __future__ import annotations
 
 import mmap
-import socket
 import threading
 from collections.abc import Callable, Sequence
 
-import xxhash
-
 import shoal
-from shoal_bench import bare_peers, pairs, places
-from shoal_bench.places import BLOCK_BYTES
+from shoal_bench import pairs, places
+from shoal_bench.bare_reader import BareReader
 from shoal_bench.report import Report
-from shoal_core.limits import MIB, PAGE_BYTES
+from shoal_core.limits import MIB
 
 OBJECT_BYTES = 256 * MIB
-BATCH_BYTES = 64 * MIB
-"""What the client asks for in one request of a node with this budget."""
 _BUDGET_BYTES = 1024 * MIB
-
-
-class _Bare:
-    """Client's end of one bare connection."""
-
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        data = memoryview(bare_peers.content(MIB))
-        self._digests = [
-            xxhash.xxh3_64_intdigest(data[start : start + PAGE_BYTES]) for start in range(0, MIB, PAGE_BYTES)
-        ] * (BLOCK_BYTES // MIB)
-
-    def read(self, target: memoryview, offset: int, *, check: bool) -> None:
-        """One range, in batches."""
-        digest = xxhash.xxh3_64_intdigest
-        for start in range(0, len(target), BATCH_BYTES):
-            batch = target[start : start + BATCH_BYTES]
-            self._socket.sendall(bare_peers.REQUEST.pack(offset + start, len(batch)))
-            for first in range(0, len(batch), BLOCK_BYTES):
-                block = batch[first : first + BLOCK_BYTES]
-                done = self._socket.recv_into(block, len(block), socket.MSG_WAITALL)
-                while done < len(block):
-                    done += self._socket.recv_into(block[done:], len(block) - done, socket.MSG_WAITALL)
-                if check:
-                    found = [digest(block[page : page + PAGE_BYTES]) for page in range(0, len(block), PAGE_BYTES)]
-                    assert found == self._digests
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 def run(report: Report) -> None:
@@ -71,7 +36,7 @@ def _rows(report: Report, client: shoal.Client, url: str, port: int, connections
     whole = memoryview(mmap.mmap(-1, OBJECT_BYTES))
     whole[:] = bytes(OBJECT_BYTES)
     parts = [(whole[start : start + size], start) for start in range(0, OBJECT_BYTES, size)]
-    bare = [_Bare(port) for _ in parts]
+    bare = [BareReader(port) for _ in parts]
 
     def ours(number: int) -> None:
         target, offset = parts[number]
